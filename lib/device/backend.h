@@ -1,0 +1,213 @@
+// The seam between the runtime and the hardware: about two dozen coarse operations.
+//
+// An op has the size of an equation in a paper and is called eagerly, by lib/exec and nobody else.
+// One Backend is one device as one runtime sees it. It is made by a BackendFactory (registry.h) and
+// outlives everything packed by or allocated for it.
+//
+// Threads: ops are called by one thread at a time (the runtime's driver). pack_* and allocator() may
+// be called by other threads at the same time (a model loading while another runs).
+//
+// Numerics, the promise every backend keeps: row t of an op's result depends on row t of its inputs
+// (and, in attention, on that row's own cached keys) and on nothing else: not on how many other rows
+// the step has, how rows are cut into steps, or how many threads run. So a request gives the same
+// tokens alone or in a batch. tests/conformance checks it bit for bit.
+//
+// Shapes: T rows of the step's flat batch, K inner width, N outer width, H query heads, G key/value
+// heads, E head width, D hidden width, V vocabulary, R rows that want logits. Activations are f32.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "lib/base/allocator.h"
+#include "lib/base/log.h"
+#include "lib/base/status.h"
+#include "lib/base/thread_pool.h"
+#include "lib/tensor/tensor.h"
+
+namespace ponder {
+
+// How much rounding a model's linear layers may add to their inputs.
+enum class Precision : uint8_t {
+  kAuto,  // what is fast on the device: bf16 inputs to bf16 weights where there are instructions
+  kF32,   // float32 inputs, weights upcast: for comparisons with a reference
+};
+
+struct DeviceInfo {
+  enum class Kind : int32_t { kCpu = 1, kGpu = 2 };
+  Kind kind = Kind::kCpu;
+  std::string backend;  // "onednn", "cuda", "ref"
+  std::string name;     // "AMD EPYC 9454, 2 threads, avx512_bf16"
+  uint64_t memory_total = 0;
+  uint64_t memory_free = 0;
+};
+
+// A weight in the form that a backend likes best; immutable. Made by pack_*.
+class PackedWeight {
+ public:
+  virtual ~PackedWeight() = default;
+  int64_t rows = 0;    // N: outputs (or V: table rows)
+  int64_t cols = 0;    // K: inputs (or D)
+  uint64_t bytes = 0;  // memory held beyond the mapped file
+};
+
+struct PackOptions {
+  Precision precision = Precision::kAuto;
+};
+
+// ---- the step --------------------------------------------------------------------------------
+
+// One sequence's rows within a step. Rows are consecutive, as are their positions.
+struct SequenceSlice {
+  int32_t first_row = 0;
+  int32_t rows = 0;
+  int32_t first_position = 0;        // of first_row; earlier positions are cached already
+  std::span<const int32_t> pages;    // page of positions [i*P, (i+1)*P), covers all rows' positions
+};
+
+// All that a step computes: plain data, valid until the step ends.
+struct Batch {
+  std::span<const int32_t> tokens;     // [T]
+  std::span<const int32_t> positions;  // [T] position of each row in its own sequence
+  std::span<const SequenceSlice> sequences;
+  std::span<const int32_t> logit_rows;  // [R] ascending rows of the flat batch that want logits
+};
+
+// ---- the key/value cache -----------------------------------------------------------------------
+
+// What one token leaves in the cache, per layer.
+struct KvShape {
+  int64_t layers = 0;
+  int64_t heads = 0;  // G
+  int64_t k_dim = 0;  // E of keys
+  int64_t v_dim = 0;  // E of values
+};
+
+// How a backend arranges it. The bytes inside a page are the backend's own affair.
+struct KvLayout {
+  DType dtype = DType::kF32;
+  int32_t page_tokens = 32;
+  uint64_t page_bytes = 0;  // of one page of one layer; a multiple of 64
+};
+
+// The pages of one layer: page p lies at base + p * layout.page_bytes.
+struct KvLayer {
+  std::byte* base = nullptr;
+  KvLayout layout;
+  KvShape shape;
+};
+
+// ---- parameters of the ops -----------------------------------------------------------------------
+
+struct EmbedParams {
+  const PackedWeight* table;        // [V, D], by pack_table
+  std::span<const int32_t> tokens;  // [T], each in [0, V): checked by Exec
+  Tensor out;                       // [T, D]
+};
+
+struct RmsNormParams {
+  Tensor x;       // [T, D] or [T, H, E]: the last dimension is normalised
+  Tensor weight;  // [D] or [E]
+  float eps;
+  Tensor out;     // as x; may be x itself
+};
+
+struct LinearParams {
+  Tensor x;                // [T, K]
+  const PackedWeight* w;   // [N, K], by pack_linear
+  Tensor bias;             // [N]; rank 0: none
+  Tensor out;              // [T, N]
+};
+
+struct RopeTableParams {
+  std::span<const float> inv_freq;     // [E/2]
+  float magnitude;                     // cos and sin are multiplied by it (YaRN); else 1
+  std::span<const int32_t> positions;  // [T]
+  // [T, E]: cos of the E/2 angles float(position) * inv_freq[i] (a float32 product, as the reference
+  // implementations compute it), then the E/2 sines.
+  Tensor out;
+};
+
+struct RopeParams {
+  Tensor x;           // [T, H, E], in place; only the first table.dim[1] of E turn
+  Tensor table;       // [T, E'], by rope_table, E' <= E
+  bool interleaved;   // pairs are (2i, 2i+1) instead of (i, i + E'/2)
+};
+
+struct SwigluParams {
+  Tensor gate_up;  // [T, 2F]: gate, then up
+  Tensor out;      // [T, F] = silu(gate) * up
+};
+
+struct AddParams {
+  Tensor a, b;  // [T, D]
+  Tensor out;   // may be a or b
+};
+
+struct KvWriteParams {
+  KvLayer cache;
+  Tensor k;  // [T, G, E]
+  Tensor v;  // [T, G, E]
+  const Batch* batch;
+};
+
+struct AttentionParams {
+  Tensor q;  // [T, H, E]; head h reads key/value head h / (H/G)
+  KvLayer cache;
+  const Batch* batch;  // row t sees positions 0 .. positions[t] of its own sequence
+  float scale;
+  Tensor out;  // [T, H*E of values]
+};
+
+struct GatherRowsParams {
+  Tensor x;                       // [T, D]
+  std::span<const int32_t> rows;  // [R]
+  Tensor out;                     // [R, D]
+};
+
+// ---- the backend -----------------------------------------------------------------------------------
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual const DeviceInfo& info() const = 0;
+
+  // Memory that the ops can reach; what KV pages, arenas and vectors are made of.
+  virtual Allocator* allocator() = 0;
+
+  // Weights. Parts are stacked by rows into one matrix: one GEMM, not three. All [n_i, K] with the
+  // same K, checked by the caller. A NaN or infinity in a weight is corrupt_error naming the tensor.
+  // The mapped bytes may be dropped from memory afterwards unless the packed form still uses them.
+  virtual StatusOr<std::unique_ptr<PackedWeight>> pack_linear(std::span<const WeightData> parts,
+                                                              const PackOptions& options) = 0;
+  // An embedding table [V, D]; keeps the mapped bytes where the device can read them.
+  virtual StatusOr<std::unique_ptr<PackedWeight>> pack_table(const WeightData& table) = 0;
+
+  // Which cache types the backend can read; `wanted` unsupported is unsupported_error.
+  virtual StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) const = 0;
+  virtual DType default_kv_dtype(Precision precision) const = 0;
+
+  // Host to device and back; on a CPU plain copies. download waits for the ops before it.
+  virtual Status upload(const void* host, void* device, uint64_t bytes) = 0;
+  virtual Status download(const void* device, void* host, uint64_t bytes) = 0;
+  virtual Status copy_page(const KvLayer& cache, int32_t from, int32_t to) = 0;
+
+  // Called before the first op of a step; `batch` stays valid until the step's last op.
+  virtual Status begin_step(const Batch& batch) = 0;
+
+  virtual Status embed(const EmbedParams& p) = 0;
+  virtual Status rms_norm(const RmsNormParams& p) = 0;
+  virtual Status linear(const LinearParams& p) = 0;
+  virtual Status rope_table(const RopeTableParams& p) = 0;
+  virtual Status rope(const RopeParams& p) = 0;
+  virtual Status swiglu(const SwigluParams& p) = 0;
+  virtual Status add(const AddParams& p) = 0;
+  virtual Status kv_write(const KvWriteParams& p) = 0;
+  virtual Status attention(const AttentionParams& p) = 0;
+  virtual Status gather_rows(const GatherRowsParams& p) = 0;
+};
+
+}  // namespace ponder

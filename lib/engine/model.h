@@ -1,0 +1,109 @@
+// A loaded model and the engine around it: weights, tokenizer, template, KV cache, scheduler.
+//
+// Threads: any. One mutex (mu_) guards the timelines, the block cache and the queue; the driver
+// holds it while it plans and commits, never while it computes.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "lib/base/status.h"
+#include "lib/device/backend.h"
+#include "lib/engine/generation.h"
+#include "lib/engine/request.h"
+#include "lib/engine/runtime.h"
+#include "lib/format/file_source.h"
+#include "lib/format/model_files.h"
+#include "lib/text/chat_template.h"
+#include "lib/text/tokenizer.h"
+
+namespace ponder::engine {
+
+class Engine;
+
+struct ModelOptions {
+  uint32_t device = 0;      // index into Runtime::devices()
+  uint32_t context = 0;     // tokens of one session at the most; 0: a default that fits in memory
+  uint64_t kv_bytes = 0;    // of the whole KV cache; 0: a default
+  Precision precision = Precision::kAuto;
+  std::optional<DType> kv_dtype;  // unset: the device's default
+  // Nonzero stops the load with cancelled_error. Runs on the loading thread.
+  std::function<int32_t(uint64_t done, uint64_t total)> progress;
+  std::map<std::string, std::string> hints;  // see Model::load
+};
+
+struct ModelInfo {
+  std::string architecture, name, fingerprint;
+  uint64_t parameters = 0, weight_bytes = 0;
+  uint64_t kv_bytes = 0, kv_bytes_per_token = 0;
+  uint32_t vocabulary = 0, context = 0, trained_context = 0, layers = 0;
+  bool reasons = false;             // has a thinking phase
+  std::string device, kv_dtype;
+  std::vector<int32_t> eos_ids;
+  // What a request gets when it does not say: the checkpoint's generation_config.json.
+  float temperature = 0, top_p = 1, min_p = 0, repeat_penalty = 1;
+  uint32_t top_k = 0;
+  std::string thought_open, thought_close;  // "<think>", "</think>"; empty when it does not reason
+};
+
+struct ModelStats {
+  uint64_t prompt_tokens = 0, cached_tokens = 0, thought_tokens = 0, answer_tokens = 0;
+  uint64_t steps = 0, preemptions = 0;
+  uint64_t kv_bytes = 0, kv_bytes_used = 0, scratch_bytes = 0;
+  uint32_t running = 0, waiting = 0;
+  float prefill_tokens_per_s = 0, decode_tokens_per_s = 0;
+};
+
+struct Scores {
+  std::vector<float> logprobs;      // [count - 1]: of tokens[i + 1] given tokens[..i]
+  std::vector<int32_t> top_tokens;  // [count, top_n]
+  std::vector<float> top_logprobs;
+};
+
+class Model : public std::enable_shared_from_this<Model> {
+ public:
+  // Blocks while loading. Hints: "max_batch" (sequences per step), "step_tokens" (rows per step);
+  // an unknown one is not_found_error.
+  static StatusOr<std::shared_ptr<Model>> load(std::shared_ptr<Runtime> runtime,
+                                               std::shared_ptr<FileSource> files,
+                                               const ModelOptions& options);
+  ~Model();
+
+  const ModelInfo& info() const { return info_; }
+  ModelStats stats() const;
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  const std::string& template_source() const { return template_source_; }  // empty: none
+  const std::shared_ptr<Runtime>& runtime() const { return runtime_; }
+
+  // The prompt text of `chat`. add_generation_prompt as the templates call it.
+  StatusOr<std::string> render(const Chat& chat, bool add_generation_prompt) const;
+
+  // Blocks. Logprobs of given tokens; top_n alternatives at each position. Drives the runtime when
+  // it is host-driven.
+  StatusOr<Scores> score(std::span<const int32_t> tokens, uint32_t top_n);
+
+  Engine& engine() { return *engine_; }
+
+ private:
+  friend class Engine;
+  friend class Session;
+  Model() = default;
+
+  std::shared_ptr<Runtime> runtime_;
+  ModelInfo info_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<ChatTemplate> template_;  // null: the checkpoint has none
+  std::string template_source_;
+  ModelFiles::TokenStrings token_strings_;
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace ponder::engine

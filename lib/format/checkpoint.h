@@ -1,0 +1,55 @@
+// A checkpoint: named tensors in files, whatever the file format. Names are those of Hugging Face
+// checkpoints ("model.layers.0.self_attn.q_proj.weight") whichever format they are stored in.
+//
+// Made by the format readers (safetensors.h), owned by whoever loads the model. Immutable: any
+// thread may call any method at any time. The table was validated when the checkpoint was opened:
+// every tensor lies inside its file, and its bytes agree with its type and shape.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "lib/base/status.h"
+#include "lib/tensor/tensor.h"
+
+namespace ponder {
+
+// What the table says about a tensor, without touching its data.
+struct TensorInfo {
+  std::string name;
+  std::string dtype;  // as the file spells it: "BF16", "F8_E4M3"
+  std::vector<int64_t> shape;
+  uint64_t bytes = 0;
+  std::string file;  // which file holds it
+
+  uint64_t elements() const {
+    uint64_t n = 1;
+    for (int64_t d : shape) n *= static_cast<uint64_t>(d);
+    return n;
+  }
+};
+
+class Checkpoint {
+ public:
+  virtual ~Checkpoint() = default;
+
+  virtual bool has(absl::string_view name) const = 0;
+  // The tensor's bytes, mapped or read into memory; they live as long as the result's owner, which
+  // may outlive the checkpoint. `data` is aligned to its element type and no further: tensors start
+  // wherever the file puts them, so vector code must use unaligned loads.
+  // not_found_error: no such tensor. unsupported_error: an element type that we do not compute with.
+  virtual StatusOr<WeightData> find(absl::string_view name) const = 0;
+  // The table's entry; not_found_error when there is none.
+  virtual StatusOr<TensorInfo> info(absl::string_view name) const = 0;
+  // All names, sorted.
+  virtual std::vector<std::string> names() const = 0;
+  // Bytes and elements of all tensors.
+  virtual uint64_t total_bytes() const = 0;
+  virtual uint64_t parameters() const = 0;
+  // Where it lies, for error texts: "/models/r1".
+  virtual const std::string& where() const = 0;
+};
+
+}  // namespace ponder

@@ -1,8 +1,9 @@
 # The functions that every CMakeLists.txt of the tree uses:
 #
 #   ponder_library(<name> SOURCES <files> [DEPS <names>])
-#     A static library ponder_<name> (headers only when there are no SOURCES): position independent, hidden symbols, includes written from the
-#     root of the tree ("lib/base/status.h", <ponder/ponder.h>). Abseil is always there.
+#     A static library ponder_<name> (headers only when there are no SOURCES): position independent,
+#     hidden symbols, includes written from the root of the tree ("lib/base/status.h",
+#     <ponder/ponder.h>). Abseil is always there.
 #   ponder_test(<name> SOURCES <files> [DEPS <names>] [LABELS <labels>] [TIMEOUT <seconds>] [WHOLE])
 #     A GoogleTest program and one CTest test per case, named <name>.<Suite>.<Case>. WHOLE makes the
 #     program one single test instead, for suites whose set-up is dear.

@@ -115,8 +115,8 @@ PONDER_API(ANY) void ponder_error_destroy(ponder_error *err);
  * throw, longjmp or call anything here but SIGNAL functions. */
 
 /* Where large memory comes from: weights, KV cache, work areas. Small objects use malloc. alloc
- * returns NULL when there is none, which ends in OUT_OF_MEMORY; `align` is a power of two. free gets
- * back what alloc was asked for. Both are required. */
+ * returns NULL when there is none, which ends in OUT_OF_MEMORY; `align` is a power of two. free
+ * gets back what alloc was asked for. Both are required. */
 typedef struct ponder_allocator {
   void *user;
   void *(*alloc)(void *user, size_t size, size_t align);
@@ -160,7 +160,7 @@ typedef void (*ponder_wake_fn)(void *user);
 
 enum {
   PONDER_DRIVE_THREAD = 0, /* the library runs a thread of its own */
-  PONDER_DRIVE_HOST = 1    /* work happens only inside ponder_runtime_poll and the calls that wait */
+  PONDER_DRIVE_HOST = 1    /* work happens only inside ponder_runtime_poll and calls that wait */
 };
 
 /* Options start with the defaults that each setter names. They are read by ponder_runtime_create

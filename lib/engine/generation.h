@@ -110,8 +110,9 @@ class Generation {
 
   // kFailed fills *failure, again at each later call.
   GenerationState::Next next(Event* event, Status* failure) { return state_->next(event, failure); }
-  // OK: next() has news. false: the time ran out. Drives the runtime itself when it is host-driven.
-  bool wait(uint64_t timeout_us);
+  // True: next() has news, or the end. False: the time ran out. Drives the runtime itself when it is
+  // host-driven; busy_error when called inside a callback.
+  StatusOr<bool> wait(uint64_t timeout_us);
   void cancel();
   void close_thought();
   void set_waker(Waker waker) { state_->set_waker(waker); }

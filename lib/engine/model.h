@@ -73,7 +73,7 @@ class Model : public std::enable_shared_from_this<Model> {
   // Blocks while loading. Hints: "max_batch" (sequences per step), "step_tokens" (rows per step);
   // an unknown one is not_found_error.
   static StatusOr<std::shared_ptr<Model>> load(std::shared_ptr<Runtime> runtime,
-                                               std::shared_ptr<FileSource> files,
+                                               std::shared_ptr<const FileSource> files,
                                                const ModelOptions& options);
   ~Model();
 
@@ -102,7 +102,7 @@ class Model : public std::enable_shared_from_this<Model> {
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<ChatTemplate> template_;  // null: the checkpoint has none
   std::string template_source_;
-  ModelFiles::TokenStrings token_strings_;
+  TokenizerSettings token_settings_;
   std::unique_ptr<Engine> engine_;
 };
 

@@ -1,0 +1,244 @@
+#include "lib/exec/loader.h"
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "lib/tensor/half.h"
+
+namespace ponder {
+
+struct Loader::Shared {
+  const Checkpoint& checkpoint;
+  Backend* backend;
+  PackOptions options;
+  WeightStore* store;
+  Progress progress;
+  uint64_t total = 0;
+  Status status;
+};
+
+Loader::Loader(const Checkpoint& checkpoint, Backend* backend, PackOptions options,
+               WeightStore* store, Progress progress)
+    : shared_(std::make_shared<Shared>(Shared{checkpoint, backend, options, store,
+                                              std::move(progress), checkpoint.total_bytes(), {}})) {
+}
+
+Loader Loader::in(absl::string_view scope) const {
+  return Loader(shared_, absl::StrCat(prefix_, scope, "."));
+}
+
+Loader Loader::in(absl::string_view scope, int64_t i) const {
+  return Loader(shared_, absl::StrCat(prefix_, scope, ".", i, "."));
+}
+
+bool Loader::has(absl::string_view name) const {
+  return shared_->checkpoint.has(absl::StrCat(prefix_, name));
+}
+
+void Loader::fail(const Status& status) const {
+  if (shared_->status.ok()) shared_->status = status;
+}
+
+const Status& Loader::status() const { return shared_->status; }
+
+StatusOr<WeightData> Loader::find(absl::string_view name,
+                                  std::initializer_list<int64_t> shape) const {
+  PONDER_RETURN_IF_ERROR(shared_->status);
+  PONDER_ASSIGN_OR_RETURN(WeightData data,
+                          shared_->checkpoint.find(absl::StrCat(prefix_, name)));
+  if (!std::equal(data.shape.begin(), data.shape.end(), shape.begin(), shape.end())) {
+    WeightData wanted;
+    wanted.name = data.name;
+    wanted.dtype = data.dtype;
+    wanted.shape = shape;
+    return corrupt_error("tensor ", data.describe(), " does not fit config.json, which asks for ",
+                         wanted.describe(), "; the two files belong to different models");
+  }
+  return data;
+}
+
+void Loader::count(const WeightData& data) const {
+  Shared& s = *shared_;
+  s.store->parameters += static_cast<uint64_t>(data.elements());
+  s.store->bytes += static_cast<uint64_t>(dtype_bytes(data.dtype, data.elements()));
+  if (s.progress && s.progress(s.store->bytes, std::max(s.total, s.store->bytes)) != 0) {
+    fail(cancelled_error("loading was stopped by the progress callback"));
+  }
+}
+
+Linear Loader::linear(absl::string_view name, int64_t rows, int64_t cols) const {
+  return fused({{name, rows}}, cols);
+}
+
+Linear Loader::fused(std::initializer_list<Part> parts, int64_t cols) const {
+  // What a failed load computes with: shapes only, never data.
+  auto placeholder = [&]() {
+    int64_t rows = 0;
+    for (const Part& part : parts) rows += part.rows;
+    auto weight = std::make_unique<PackedWeight>();
+    weight->rows = rows;
+    weight->cols = cols;
+    Linear linear;
+    linear.weight = weight.get();
+    shared_->store->weights.push_back(std::move(weight));
+    return linear;
+  };
+
+  std::vector<WeightData> weights, biases;
+  size_t with_bias = 0;
+  for (const Part& part : parts) {
+    StatusOr<WeightData> w = find(absl::StrCat(part.name, ".weight"), {part.rows, cols});
+    if (!w.ok()) {
+      fail(w.status());
+      return placeholder();
+    }
+    weights.push_back(*std::move(w));
+    const std::string bias = absl::StrCat(part.name, ".bias");
+    if (!has(bias)) continue;
+    StatusOr<WeightData> b = find(bias, {part.rows});
+    if (!b.ok()) {
+      fail(b.status());
+      return placeholder();
+    }
+    biases.push_back(*std::move(b));
+    ++with_bias;
+  }
+  if (with_bias != 0 && with_bias != parts.size()) {
+    fail(corrupt_error("only some of the tensors stacked with \"", prefix_, parts.begin()->name,
+                       "\" have a bias"));
+    return placeholder();
+  }
+
+  StatusOr<std::unique_ptr<PackedWeight>> packed =
+      shared_->backend->pack_linear(weights, shared_->options);
+  if (!packed.ok()) {
+    fail(packed.status());
+    return placeholder();
+  }
+  Linear linear;
+  linear.weight = packed->get();
+  shared_->store->weights.push_back(*std::move(packed));
+  if (!biases.empty()) linear.bias = load_vector(biases);
+  for (const WeightData& w : weights) count(w);
+  return linear;
+}
+
+Embedding Loader::embedding(absl::string_view name, int64_t rows, int64_t cols) const {
+  StatusOr<WeightData> data = find(absl::StrCat(name, ".weight"), {rows, cols});
+  StatusOr<std::unique_ptr<PackedWeight>> packed =
+      data.ok() ? shared_->backend->pack_table(*data)
+                : StatusOr<std::unique_ptr<PackedWeight>>(data.status());
+  if (!packed.ok()) {
+    fail(packed.status());
+    packed = std::make_unique<PackedWeight>();
+    (*packed)->rows = rows;
+    (*packed)->cols = cols;
+  } else {
+    count(*data);
+  }
+  Embedding embedding{packed->get()};
+  shared_->store->weights.push_back(*std::move(packed));
+  return embedding;
+}
+
+Tensor Loader::vector(absl::string_view name, int64_t size) const {
+  StatusOr<WeightData> data = find(name, {size});
+  if (!data.ok()) {
+    fail(data.status());
+    return Tensor::make(nullptr, DType::kF32, {size});
+  }
+  return load_vector(std::vector<WeightData>{*std::move(data)});
+}
+
+Tensor Loader::load_vector(const std::vector<WeightData>& parts) const {
+  std::vector<float> values;
+  for (const WeightData& part : parts) {
+    const auto n = static_cast<size_t>(part.elements());
+    const auto* bytes = static_cast<const char*>(part.data);
+    for (size_t i = 0; i < n; ++i) {
+      uint16_t half = 0;
+      float value = 0;
+      switch (part.dtype) {
+        case DType::kF32:
+          std::memcpy(&value, bytes + 4 * i, 4);
+          break;
+        case DType::kF16:
+          std::memcpy(&half, bytes + 2 * i, 2);
+          value = f16_to_f32(half);
+          break;
+        case DType::kBF16:
+          std::memcpy(&half, bytes + 2 * i, 2);
+          value = bf16_to_f32(half);
+          break;
+        default:
+          fail(unsupported_error("tensor ", part.describe(), ": a vector must be f32, f16 or bf16"));
+      }
+      if (!std::isfinite(value)) {
+        fail(corrupt_error("tensor ", part.describe(), " has a value that is not finite at index ",
+                           i, "; the file is damaged"));
+      }
+      values.push_back(value);
+    }
+    count(part);
+  }
+  const auto size = static_cast<int64_t>(values.size());
+  const uint64_t bytes = values.size() * sizeof(float);
+  StatusOr<Buffer> buffer = Buffer::create(shared_->backend->allocator(), bytes, "a weight vector");
+  if (buffer.ok()) {
+    const Status uploaded = shared_->backend->upload(values.data(), buffer->data(), bytes);
+    if (!uploaded.ok()) buffer = uploaded;
+  }
+  if (!buffer.ok()) {
+    fail(buffer.status());
+    return Tensor::make(nullptr, DType::kF32, {size});
+  }
+  Tensor tensor = Tensor::make(buffer->data(), DType::kF32, {size});
+  shared_->store->vectors.push_back(*std::move(buffer));
+  return tensor;
+}
+
+Rope make_rope(const Config& config, int64_t dim) {
+  // lib/format has brought every spelling of these keys into one (read_model_config).
+  const double theta = config.f("rope_theta", 10000.0);
+  const bool described = config.has("rope_scaling");
+  const Config scaling = described ? config.at("rope_scaling") : config;
+  const std::string type = described ? scaling.s("rope_type") : "default";
+
+  Rope rope;
+  for (int64_t i = 0; i < dim; i += 2) {
+    rope.inv_freq.push_back(static_cast<float>(
+        1.0f / std::pow(static_cast<float>(theta),
+                        static_cast<float>(i) / static_cast<float>(dim))));
+  }
+  if (type == "default") return rope;
+  if (type == "linear") {
+    const double factor = scaling.f("factor");
+    for (float& f : rope.inv_freq) f = static_cast<float>(f / factor);
+  } else if (type == "llama3") {
+    // Long waves are slowed by `factor`, short ones kept, those between blended.
+    const double factor = scaling.f("factor");
+    const double low = scaling.f("low_freq_factor"), high = scaling.f("high_freq_factor");
+    const double original = static_cast<double>(scaling.i("original_max_position_embeddings"));
+    if (!(high > low) || !(factor > 0)) {
+      config.fail(corrupt_error("config.json: rope_scaling of type llama3 needs factor > 0 and "
+                                "high_freq_factor > low_freq_factor"));
+      return rope;
+    }
+    for (float& f : rope.inv_freq) {
+      const double wave = 2 * M_PI / f;
+      if (wave > original / low) {
+        f = static_cast<float>(f / factor);
+      } else if (wave >= original / high) {
+        const double blend = (original / wave - low) / (high - low);
+        f = static_cast<float>((1 - blend) * f / factor + blend * f);
+      }
+    }
+  } else {
+    config.fail(unsupported_error("config.json: rope type \"", type,
+                                  "\" is not supported; known: default, linear, llama3"));
+  }
+  return rope;
+}
+
+}  // namespace ponder

@@ -1,0 +1,127 @@
+// Qwen2 and Qwen2.5, and so the DeepSeek-R1-Distill-Qwen models.
+//
+// Paper:     "Qwen2 Technical Report", arXiv 2407.10671, section 2.2.1.
+// Reference: transformers, models/qwen2/modeling_qwen2.py. Tensor names below are the
+//            checkpoint's own, so the two files can be read side by side.
+//
+// A dense pre-norm decoder with grouped-query attention, rotary positions, a bias on q, k, v
+// and nowhere else, and a SwiGLU feed-forward. Shapes: T tokens in the step's flat batch,
+// D hidden, H query heads, G key/value heads, E head width, F feed-forward width, V vocabulary.
+
+#include <cmath>
+
+#include "lib/models/registry.h"
+
+namespace ponder {
+namespace {
+
+struct Dims {
+  int64_t D, H, G, E, F, V, layers;
+  double eps;
+  bool tied;  // the output matrix is the embedding matrix
+
+  explicit Dims(const Config& c)
+      : D(c.i("hidden_size")),
+        H(c.i("num_attention_heads")),
+        G(c.i("num_key_value_heads", H)),
+        E(c.i("head_dim", D / H)),
+        F(c.i("intermediate_size")),
+        V(c.i("vocab_size")),
+        layers(c.i("num_hidden_layers")),
+        eps(c.f("rms_norm_eps", 1e-6)),
+        tied(c.b("tie_word_embeddings", false)) {
+    if (H % G != 0) {
+      c.fail(corrupt_error("config.json: num_attention_heads ", H,
+                           " is not a multiple of num_key_value_heads ", G));
+    }
+  }
+};
+
+struct Layer {
+  Tensor attn_norm, mlp_norm;  // [D]
+  Linear qkv;                  // [H*E + 2*G*E, D], with bias
+  Linear o;                    // [D, H*E]
+  Linear gate_up;              // [2*F, D]
+  Linear down;                 // [D, F]
+
+  Layer(const Loader& w, const Dims& d)
+      : attn_norm(w.vector("input_layernorm.weight", d.D)),
+        mlp_norm(w.vector("post_attention_layernorm.weight", d.D)),
+        qkv(w.fused({{"self_attn.q_proj", d.H * d.E},
+                     {"self_attn.k_proj", d.G * d.E},
+                     {"self_attn.v_proj", d.G * d.E}},
+                    d.D)),
+        o(w.linear("self_attn.o_proj", d.D, d.H * d.E)),
+        gate_up(w.fused({{"mlp.gate_proj", d.F}, {"mlp.up_proj", d.F}}, d.D)),
+        down(w.linear("mlp.down_proj", d.D, d.F)) {}
+};
+
+class Qwen2 final : public ModelGraph {
+ public:
+  Qwen2(const Config& config, const Loader& w)
+      : d_(config),
+        embed_(w.embedding("model.embed_tokens", d_.V, d_.D)),
+        norm_(w.vector("model.norm.weight", d_.D)),
+        head_(w.linear(d_.tied ? "model.embed_tokens" : "lm_head", d_.V, d_.D)),
+        rope_(make_rope(config, d_.E)) {
+    for (int64_t i = 0; i < d_.layers && w.status().ok(); ++i) {
+      layers_.emplace_back(w.in("model.layers", i), d_);
+    }
+  }
+
+  int layers() const override { return static_cast<int>(d_.layers); }
+  int64_t vocabulary() const override { return d_.V; }
+  KvShape kv_shape() const override { return {d_.layers, d_.G, d_.E, d_.E}; }
+
+  Tensor begin(Exec& cx, const Batch& b) const override { return cx.embed(embed_, b.tokens); }
+
+  Tensor layer(Exec& cx, const Batch& b, int i, const Tensor& h) const override {
+    const Layer& L = layers_[static_cast<size_t>(i)];
+    const Tensor a = cx.add(h, attention(cx, b, i, cx.rms_norm(h, L.attn_norm, d_.eps)));
+    return cx.add(a, mlp(cx, L, cx.rms_norm(a, L.mlp_norm, d_.eps)));
+  }
+
+  Tensor end(Exec& cx, const Batch& b, const Tensor& h) const override {
+    const Tensor wanted = cx.rows_wanted(h, b);  // only the rows whose logits somebody will read
+    return cx.linear(cx.rms_norm(wanted, norm_, d_.eps), head_);
+  }
+
+ private:
+  // softmax(q k^T / sqrt(E)) v over the pages of each sequence; head g serves H/G query heads.
+  Tensor attention(Exec& cx, const Batch& b, int i, const Tensor& x) const {
+    const Layer& L = layers_[static_cast<size_t>(i)];
+    const auto qkv = cx.split(cx.linear(x, L.qkv), {d_.H * d_.E, d_.G * d_.E, d_.G * d_.E});
+    const Tensor q = cx.heads(qkv[0], d_.H);  // [T, H, E]
+    const Tensor k = cx.heads(qkv[1], d_.G);  // [T, G, E]
+    const Tensor v = cx.heads(qkv[2], d_.G);  // [T, G, E]
+    cx.rope(q, rope_, b);
+    cx.rope(k, rope_, b);
+    cx.kv_write(cx.kv(i), k, v, b);
+    const Tensor a =
+        cx.attention(q, cx.kv(i), b, 1.0 / std::sqrt(static_cast<double>(d_.E)));  // [T, H*E]
+    return cx.linear(a, L.o);
+  }
+
+  // down( silu(gate(x)) * up(x) ), SwiGLU (arXiv 2002.05202, equation 6).
+  Tensor mlp(Exec& cx, const Layer& L, const Tensor& x) const {
+    return cx.linear(cx.swiglu(cx.linear(x, L.gate_up)), L.down);
+  }
+
+  Dims d_;
+  Embedding embed_;
+  Tensor norm_;
+  Linear head_;
+  Rope rope_;
+  std::vector<Layer> layers_;
+};
+
+}  // namespace
+
+std::unique_ptr<ModelGraph> make_qwen2(const Config& config, const Loader& w) {
+  if (config.b("use_sliding_window", false)) {
+    config.fail(unsupported_error("config.json: use_sliding_window is not supported"));
+  }
+  return std::make_unique<Qwen2>(config, w);
+}
+
+}  // namespace ponder

@@ -233,8 +233,9 @@ PONDER_API(HANDLE) ponder_status ponder_runtime_poll(ponder_runtime *rt, uint64_
 PONDER_API(HANDLE) ponder_status ponder_runtime_next_ready(ponder_runtime *rt,
                                                            ponder_generation **gen);
 
-/* fn is called when next_ready or poll may have become worth calling. fn NULL: none. A call that
- * is under way on another thread may still be running when this returns. */
+/* fn is called when next_ready or poll may have become worth calling; news from before is not told
+ * again, so ask once after this. fn NULL: none. A call of the old fn that is under way on another
+ * thread may still be running when this returns. */
 PONDER_API(SIGNAL) void ponder_runtime_set_waker(ponder_runtime *rt, ponder_wake_fn fn,
                                                  void *user);
 
@@ -311,8 +312,7 @@ PONDER_API(ANY) void ponder_model_release(ponder_model *m);
 typedef struct ponder_model_info {
   ponder_str architecture; /* "Qwen2ForCausalLM"; strings and arrays live as long as the model */
   ponder_str name;         /* the folder's, or empty */
-  ponder_str fingerprint;  /* hexadecimal; equal for equal configuration, vocabulary and tensors */
-  ponder_str dtype;        /* of most weights in the file: "bf16" */
+  ponder_str fingerprint;  /* 64 hexadecimal digits, equal for equal models however stored */
   ponder_str thought_open, thought_close; /* "<think>", "</think>"; empty where reasons is 0 */
   const ponder_token *eos_tokens; /* each ends a generation */
   uint64_t parameters;
@@ -329,7 +329,6 @@ typedef struct ponder_model_info {
   int32_t precision;    /* PONDER_PRECISION_*, as asked */
   int32_t reasons;      /* nonzero: the model has a thinking phase */
   int32_t has_template; /* nonzero: chats can be rendered */
-  ponder_token bos_token; /* -1: none */
   /* What a request does that says nothing else: the checkpoint's own recommendation. */
   uint32_t top_k; /* 0: off */
   float temperature, top_p, min_p, repeat_penalty;
@@ -537,8 +536,8 @@ PONDER_API(HANDLE) ponder_status ponder_session_fork(ponder_session *s, ponder_s
 /* How many tokens the timeline holds computed, prompts and generated; 0 for s NULL. */
 PONDER_API(HANDLE) uint32_t ponder_session_token_count(const ponder_session *s);
 
-/* Forgets all but the first token_count tokens; more than there are is no change. BUSY: a
- * generation is under way. */
+/* Forgets all but the first token_count tokens, of which there must be as many. BUSY: a generation
+ * is under way. */
 PONDER_API(HANDLE) ponder_status ponder_session_truncate(ponder_session *s, uint32_t token_count);
 
 /* Starts a request and returns at once; the events tell the rest. The request states the whole
@@ -577,7 +576,8 @@ typedef struct ponder_event {
   /* Whole code points, always. All pointers of an event live until the next call with its
    * generation other than SIGNAL ones. */
   ponder_str text, name, id;
-  const ponder_token *tokens;     /* [token_count] those newly generated since the last event */
+  const ponder_token *tokens;     /* [token_count] of this piece; FINISHED: all of the generation,
+                                     markers and end-of-text included */
   const float *logprobs;          /* [token_count], if asked for, else NULL */
   const ponder_token *top_tokens; /* [token_count * top_count], if asked for, likeliest first */
   const float *top_logprobs;      /* [token_count * top_count] */
@@ -605,8 +605,9 @@ PONDER_API(SIGNAL) void ponder_generation_cancel(ponder_generation *g);
  * is not thinking. */
 PONDER_API(SIGNAL) void ponder_generation_close_thought(ponder_generation *g);
 
-/* fn is called when next() may have become worth calling. fn NULL: none. A call that is under way
- * on another thread may still be running when this returns. */
+/* fn is called when next() may have become worth calling; news from before is not told again, so
+ * ask once after this. fn NULL: none. A call of the old fn that is under way on another thread may
+ * still be running when this returns. */
 PONDER_API(SIGNAL) void ponder_generation_set_waker(ponder_generation *g, ponder_wake_fn fn,
                                                     void *user);
 
@@ -636,8 +637,8 @@ typedef struct ponder_stats { /* a field without meaning for the object asked is
   uint64_t prompt_tokens, cached_tokens, thought_tokens, answer_tokens;
   uint64_t steps, preemptions;
   uint64_t kv_bytes, kv_bytes_used, scratch_bytes;
-  uint64_t queue_us, prefill_us, decode_us; /* waiting, to the first token, after it */
-  uint32_t running, waiting;                /* generations now; of a model only */
+  uint64_t prefill_us, decode_us; /* of a generation: from submit to the first token, and after */
+  uint32_t running, waiting;      /* of a model: generations now */
   float prefill_tokens_per_s, decode_tokens_per_s;
 } ponder_stats;
 

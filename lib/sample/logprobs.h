@@ -1,0 +1,29 @@
+// Log-probabilities of tokens under one row of logits, as scoring and the logprobs option give them.
+//
+// Pure functions of their arguments; any thread. Sums are kept in double.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "lib/base/status.h"
+
+namespace ponder {
+
+struct TokenLogprob {
+  int32_t id = -1;
+  float logprob = 0.0f;
+};
+
+struct RowLogprobs {
+  float logprob = 0.0f;           // of the token asked for
+  std::vector<TokenLogprob> top;  // likeliest first, equals by lowest id
+};
+
+// log-softmax of `logits` at `id`, and the top_n likeliest tokens (at most all). The row is refused
+// as damaged when it holds a NaN or plus infinity, or is minus infinity throughout; an id outside
+// the row is an invalid argument.
+StatusOr<RowLogprobs> log_softmax_at(std::span<const float> logits, int32_t id, uint32_t top_n = 0);
+
+}  // namespace ponder

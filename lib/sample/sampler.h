@@ -1,0 +1,92 @@
+// Sampler: chooses the next token of one sequence from a row of logits.
+//
+// The choice depends on (parameters, logits, history, forbidden tokens, seed, position) and on
+// nothing else: random numbers are a function of (seed, position), not of a state that moves, so a
+// token is the same whether its sequence runs alone or in a batch, after a rollback, or again.
+// Under a temperature the chosen token is where the random number falls when the kept tokens are
+// laid out from the likeliest to the least likely (equals by lowest id), or by id when no
+// truncation is asked for.
+//
+// One per sequence, one thread at a time. Owns scratch memory that is reused from token to token.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "lib/base/status.h"
+#include "lib/sample/logprobs.h"
+#include "lib/sample/params.h"
+
+namespace ponder {
+
+struct SampledToken {
+  int32_t id = -1;
+  // Where params.logprobs is set: log-softmax of the logits as the model gave them, before any step
+  // of SamplingParams, so that figures are comparable across requests and with scoring. Else 0.
+  float logprob = 0.0f;
+  std::vector<TokenLogprob> top;  // params.top_logprobs of them
+};
+
+struct Candidate {
+  int32_t id = -1;
+  double probability = 0.0;
+};
+
+// What one choice is made from. Everything is borrowed for the call.
+struct SampleInput {
+  std::span<const float> logits;     // [V], as the model gave them
+  std::span<const int32_t> history;  // the text so far, prompt included; read only for penalties
+  std::span<const int32_t> forbidden = {};  // may not be chosen; ids outside [0, V) are ignored
+  uint64_t position = 0;  // of the token to choose in its text; the counter of the random numbers
+};
+
+class Sampler {
+ public:
+  // `params` must have passed validate(). Copied.
+  explicit Sampler(const SamplingParams& params);
+
+  const SamplingParams& params() const { return params_; }
+
+  // Fails when the logits are damaged (NaN, infinity, nothing finite) or when the bias and the
+  // forbidden tokens leave nothing to choose from.
+  StatusOr<SampledToken> sample(const SampleInput& input);
+
+  // What a token that was not chosen by sampling (a forced marker) would report: its logprobs.
+  StatusOr<SampledToken> forced(const SampleInput& input, int32_t id) const;
+
+  // The tokens that sample() would choose from with their probabilities, likeliest first, equals by
+  // lowest id. Tokens of probability 0 are left out.
+  StatusOr<std::vector<Candidate>> distribution(const SampleInput& input);
+
+ private:
+  struct Weighted {
+    int32_t id;
+    double weight;
+  };
+
+  // The logits after bias, penalties and forbidden tokens; `input.logits` itself if none applies.
+  std::span<const float> adjust(const SampleInput& input);
+  // Brings counts_ to the window of `history`; cheap when it only grew or shrank at its end.
+  void count_history(std::span<const int32_t> history);
+  void count_window(size_t begin, size_t end);
+  // Fills kept_ with what survives truncation; weights are relative to the likeliest.
+  void truncate(std::span<const float> logits, float max);
+  int32_t draw(std::span<const float> logits, float max, double u);
+
+  bool truncates() const { return params_.top_k > 0 || params_.top_p < 1.0f || params_.min_p > 0.0f; }
+
+  SamplingParams params_;
+  std::vector<float> adjusted_;
+  std::vector<float> block_max_;  // of the adjusted logits, see rows.h
+  std::vector<Weighted> kept_;
+  std::vector<float> heap_;
+
+  // Tokens of counted_[window_begin_, end) are in counts_.
+  std::vector<int32_t> counted_;
+  size_t window_begin_ = 0;
+  absl::flat_hash_map<int32_t, int32_t> counts_;
+};
+
+}  // namespace ponder

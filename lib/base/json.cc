@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "lib/base/quote.h"
+
 namespace ponder {
 namespace {
 
@@ -38,7 +40,7 @@ class BoundedBuilder : public nlohmann::json_sax<Json> {
   bool end_array() override { return --depth_, dom_.end_array(); }
   bool parse_error(size_t position, const std::string& token,
                    const nlohmann::detail::exception& e) override {
-    error_ = absl::StrCat("byte ", position, ": ", e.what());
+    error_ = absl::StrCat("byte ", position, ": ", excerpt(e.what(), 200));
     (void)token;
     return false;
   }

@@ -41,6 +41,8 @@ class Checkpoint {
   // wherever the file puts them, so vector code must use unaligned loads.
   // not_found_error: no such tensor. unsupported_error: an element type that we do not compute with.
   virtual StatusOr<WeightData> find(absl::string_view name) const = 0;
+  // Bytes [offset, offset + n) of a tensor of any element type, within its bytes.
+  virtual Status read(absl::string_view name, uint64_t offset, void* dst, uint64_t n) const = 0;
   // The table's entry; not_found_error when there is none.
   virtual StatusOr<TensorInfo> info(absl::string_view name) const = 0;
   // All names, sorted.

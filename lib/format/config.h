@@ -42,11 +42,11 @@ struct TokenizerSettings {
   std::vector<std::pair<std::string, std::string>> named_templates;
 };
 
-// config.json, in one spelling whichever version of transformers wrote it. The result always has:
-//   "architectures"  a non-empty array of strings
-//   "rope_theta"     at the top where the file has it anywhere (transformers 5 nests it)
-//   "rope_scaling"   absent, or an object with a "rope_type" other than "default"
-//   "torch_dtype"    a string, or absent ("dtype" in transformers 5)
+// config.json, in one spelling whichever version of transformers wrote it. In the result:
+//   "architectures"  is a non-empty array of strings
+//   "rope_theta"     is at the top if the file has it at all (transformers 5 nests it)
+//   "rope_scaling"   is absent, or an object with a "rope_type" other than "default"
+//   "torch_dtype"    is a string ("dtype" in transformers 5), or absent
 // All other keys are as in the file. Sizes are for the model files to check.
 StatusOr<Json> read_model_config(absl::string_view text, absl::string_view what = "config.json");
 
@@ -54,7 +54,7 @@ StatusOr<Json> read_model_config(absl::string_view text, absl::string_view what 
 StatusOr<GenerationDefaults> read_generation_defaults(
     absl::string_view text, absl::string_view what = "generation_config.json");
 
-// Fills what `defaults` leaves open with the token ids (and old-style sampling) of config.json.
+// Fills the token ids that `defaults` leaves open with those of config.json.
 Status complete_generation_defaults(const Json& config, GenerationDefaults* defaults);
 
 // tokenizer_config.json.

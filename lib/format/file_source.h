@@ -64,10 +64,12 @@ enum class Mapping : uint8_t {
 StatusOr<std::shared_ptr<const FileSource>> open_folder(absl::string_view path,
                                                         Mapping mapping = Mapping::kAuto);
 
-// The host's callbacks: mirrors ponder_io of the C API, which documents them. Return values: 0 is
-// done, kIoNotFound no such file, anything else negative a failure.
+// The host's callbacks: mirrors ponder_io of the C API, which documents them. They return 0 when
+// done, else a ponder_status: the three below travel on as what they are, all others as io_error.
 struct IoCallbacks {
-  static constexpr int32_t kIoNotFound = -2;  // PONDER_ERR_NOT_FOUND
+  static constexpr int32_t kIoNotFound = -2;     // PONDER_ERR_NOT_FOUND
+  static constexpr int32_t kIoOutOfMemory = -7;  // PONDER_ERR_OUT_OF_MEMORY
+  static constexpr int32_t kIoCancelled = -10;   // PONDER_ERR_CANCELLED
 
   void* user = nullptr;
   int32_t (*size)(void* user, const char* name, uint64_t* size) = nullptr;

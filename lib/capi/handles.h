@@ -1,0 +1,76 @@
+// What the handles of ponder.h are. Each holds one reference to an engine object, and engine objects
+// keep what they need alive, so handles may go in any order. Made and destroyed in the .cc of their
+// noun. Threads as ponder.h says for each function.
+#pragma once
+
+#include <ponder/ponder.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/inlined_vector.h"
+#include "lib/capi/guard.h"
+#include "lib/capi/host.h"
+#include "lib/engine/generation.h"
+#include "lib/engine/model.h"
+#include "lib/engine/request.h"
+#include "lib/engine/runtime.h"
+#include "lib/engine/session.h"
+#include "lib/text/chat.h"
+
+struct ponder_runtime_options {
+  ponder::engine::RuntimeOptions options;
+};
+
+struct ponder_runtime {
+  std::atomic<uint32_t> references{1};
+  std::shared_ptr<ponder::engine::Runtime> runtime;
+};
+
+struct ponder_model_options {
+  ponder::engine::ModelOptions options;
+};
+
+struct ponder_model {
+  std::atomic<uint32_t> references{1};
+  std::shared_ptr<ponder::engine::Model> model;
+  // As the options had them; the engine does not repeat them.
+  uint32_t device = 0;
+  int32_t precision = PONDER_PRECISION_AUTO;
+};
+
+struct ponder_request {
+  ponder::engine::Request request;  // its prompt members are unused: see prompt
+  int32_t tokenize_flags = 0;       // of request.text
+};
+
+struct ponder_session {
+  std::shared_ptr<ponder::engine::Session> session;
+};
+
+struct ponder_generation {
+  std::shared_ptr<ponder::engine::Generation> generation;
+  ponder::engine::Event event;  // what the last ponder_event points into
+  std::atomic<bool> ended{false};  // FINISHED or a failure has been handed out
+  void* user_data = nullptr;
+};
+
+namespace ponder::capi {
+
+// Counted handles: one more reference, and one less.
+template <typename Handle>
+Handle* retain(Handle* handle) {
+  if (handle != nullptr) handle->references.fetch_add(1, std::memory_order_relaxed);
+  return handle;
+}
+template <typename Handle>
+void release(Handle* handle) {
+  if (handle != nullptr && handle->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    guarded_quietly([&] { delete handle; });
+  }
+}
+
+}  // namespace ponder::capi

@@ -11,7 +11,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/container/inlined_vector.h"
 #include "lib/capi/guard.h"
 #include "lib/capi/host.h"
 #include "lib/engine/generation.h"
@@ -42,9 +41,14 @@ struct ponder_model {
   int32_t precision = PONDER_PRECISION_AUTO;
 };
 
+struct ponder_chat {
+  ponder::Chat chat;
+  bool add_generation_prompt = true;  // of render; submit always opens the assistant's turn
+};
+
 struct ponder_request {
-  ponder::engine::Request request;  // its prompt members are unused: see prompt
-  int32_t tokenize_flags = 0;       // of request.text
+  ponder::engine::Request request;
+  int32_t tokenize_flags = 0;  // of request.text, which submit tokenises before the engine sees it
 };
 
 struct ponder_session {
@@ -54,7 +58,7 @@ struct ponder_session {
 struct ponder_generation {
   std::shared_ptr<ponder::engine::Generation> generation;
   ponder::engine::Event event;  // what the last ponder_event points into
-  std::atomic<bool> ended{false};  // FINISHED or a failure has been handed out
+  bool finished = false;           // FINISHED has been handed out
   void* user_data = nullptr;
 };
 

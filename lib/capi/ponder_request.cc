@@ -50,7 +50,6 @@ ponder_status ponder_request_set_chat(ponder_request* r, const ponder_chat* c) {
     request.chat = std::move(copy);
     request.text.reset();
     request.tokens.reset();
-    r->add_generation_prompt = c->add_generation_prompt;
   });
 }
 

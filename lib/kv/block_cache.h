@@ -45,8 +45,8 @@ class BlockCache {
   // How many leading tokens a new table would find computed: a multiple of block_size().
   int32_t cached_prefix(std::span<const int32_t> tokens) const;
 
-  // Forgets everything cached; pages in use stay in use, and their blocks cannot be found any more.
-  void clear();
+  // Makes free pages of all cached ones. Pages in use stay in use and findable.
+  void drop_cached();
 
  private:
   friend class BlockTable;

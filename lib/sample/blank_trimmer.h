@@ -1,7 +1,9 @@
-// BlankTrimmer: text around the markers as users expect it: "<think>\nHm.\n</think>\n\nThe answer" has the thought
-// "Hm." and the answer "The answer". Drops blank lines (and the rest of the marker's own line) from
-// the start of a stream, and, where `trailing` is set, white space from its end, which it holds
-// back until more text follows. Spaces that indent the first line of text stay.
+// BlankTrimmer: text around the markers as users expect it.
+//
+// "<think>\nHm.\n</think>\n\nThe answer" has the thought "Hm." and the answer "The answer". Drops
+// blank lines (and spaces on the marker's own line) from the start of a stream and, where
+// `trailing` is set, white space from its end, which it holds back until more text follows. Spaces
+// that indent the first line of text stay.
 //
 // One per stream (the thought, the answer), one thread at a time; copies are independent.
 #pragma once

@@ -1,4 +1,5 @@
-// Log-probabilities of tokens under one row of logits, as scoring and the logprobs option give them.
+// Log-probabilities of tokens under one row of logits, as scoring and the logprobs option give
+// them.
 //
 // Pure functions of their arguments; any thread. Sums are kept in double.
 #pragma once

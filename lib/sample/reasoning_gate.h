@@ -20,9 +20,10 @@
 //                 the close marker takes the place of the end-of-text token, and the answer follows
 //   soft budget   that many thought tokens are written and the close marker's first token is among
 //                 the likely few: of rank below soft_close_rank and of probability at least
-//                 soft_close_probability under the model's own logits. No closing sentence: the model
-//                 was about to close
-//   hard budget   the closing sentence, then the marker are forced. The sentence is thought text and
+//                 soft_close_probability under the model's own logits. No closing sentence: the
+//                 model was about to close
+//   hard budget   the closing sentence, then the marker are forced. The sentence is thought text
+//   and
 //                 counts: forcing starts so early that thought tokens never exceed the budget.
 //                 A sentence that does not leave room for a single thought token is left out
 //   the host      "answer now": as the hard budget, at once
@@ -97,9 +98,9 @@ struct Accepted {
   Phase text_phase = Phase::kNone;
   int32_t text_tokens = 0;
   int32_t hidden_tokens = 0;
-  bool opened = false;                            // the phase went to THINKING with this token
-  CloseReason closed = CloseReason::kNotClosed;   // else: it went to ANSWERING with this token
-  bool end_of_text = false;                       // the generation is over
+  bool opened = false;                           // the phase went to THINKING with this token
+  CloseReason closed = CloseReason::kNotClosed;  // else: it went to ANSWERING with this token
+  bool end_of_text = false;                      // the generation is over
 };
 
 class ReasoningGate {
@@ -121,20 +122,22 @@ class ReasoningGate {
 
   // Before each token. `logits` are the model's own for it (only the soft budget looks at
   // them). `close_now`: the host wants the answer; keep it set until the phase changes, a
-  // thought that opens later is closed then. Deciding to close is remembered, so ask once per token.
+  // thought that opens later is closed then. Deciding to close is remembered, so ask once per
+  // token.
   Constraint next(std::span<const float> logits, bool close_now);
 
-  // After each token, sampled or forced.
+  // After each token, sampled or forced: an id of the vocabulary.
   Accepted accept(int32_t id);
 
-  // The generation ends here (length, stop string, cancel): how many held tokens are text after all,
-  // and of which phase. They are counted.
+  // The generation ends here (length, stop string, cancel): how many held tokens are text after
+  // all, and of which phase. They are counted.
   Accepted finish();
 
  private:
-  enum class Forcing : uint8_t { kNothing, kOpen, kClosing, kClose };
+  enum class Forcing : uint8_t { kNothing, kClosing, kClose };
 
-  std::span<const int32_t> marker() const;  // the one that would end this phase, or empty
+  // The marker that would end this phase now, or empty.
+  std::span<const int32_t> marker() const;
   bool close_is_likely(std::span<const float> logits) const;
   void start_close(CloseReason reason, bool with_sentence);
   bool is_end_of_text(int32_t id) const;
@@ -143,8 +146,8 @@ class ReasoningGate {
 
   const ReasoningOptions* options_;
   Phase phase_ = Phase::kNone;
-  bool may_open_ = true;      // NONE: nothing but blanks so far
-  bool guard_answer_ = false; // ANSWERING: nothing but blanks so far
+  bool may_open_ = true;    // NONE: nothing but blanks so far
+  int32_t guard_left_ = 0;  // ANSWERING: so many more tokens, if blank, before end-of-text may come
   Forcing forcing_ = Forcing::kNothing;
   CloseReason closing_for_ = CloseReason::kModel;
   CloseReason closed_ = CloseReason::kNotClosed;

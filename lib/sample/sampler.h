@@ -61,27 +61,34 @@ class Sampler {
   StatusOr<std::vector<Candidate>> distribution(const SampleInput& input);
 
  private:
-  struct Weighted {
-    int32_t id;
-    double weight;
+  struct Row {
+    std::span<const float> logits;
+    float max;
   };
 
+  // The row to choose from, checked, with its largest logit.
+  StatusOr<Row> prepare(const SampleInput& input);
   // The logits after bias, penalties and forbidden tokens; `input.logits` itself if none applies.
   std::span<const float> adjust(const SampleInput& input);
   // Brings counts_ to the window of `history`; cheap when it only grew or shrank at its end.
   void count_history(std::span<const int32_t> history);
-  void count_window(size_t begin, size_t end);
+  void count_window(size_t begin, size_t end, int32_t by);
   // Fills kept_ with what survives truncation; weights are relative to the likeliest.
   void truncate(std::span<const float> logits, float max);
-  int32_t draw(std::span<const float> logits, float max, double u);
+  float kth_largest(std::span<const float> logits);
+  int32_t draw_from_kept(double u);
+  int32_t draw_from_row(std::span<const float> logits, float max, double u);
 
-  bool truncates() const { return params_.top_k > 0 || params_.top_p < 1.0f || params_.min_p > 0.0f; }
+  bool truncates() const {
+    return params_.top_k > 0 || params_.top_p < 1.0f || params_.min_p > 0.0f;
+  }
 
   SamplingParams params_;
   std::vector<float> adjusted_;
-  std::vector<float> block_max_;  // of the adjusted logits, see rows.h
-  std::vector<Weighted> kept_;
-  std::vector<float> heap_;
+  std::vector<float> block_max_;   // of the adjusted logits, see rows.h
+  std::vector<Candidate> kept_;    // probability: a weight relative to the likeliest
+  std::vector<float> heap_;        // of the top_k largest logits
+  std::vector<double> block_sum_;  // of weights, for a draw from the whole row
 
   // Tokens of counted_[window_begin_, end) are in counts_.
   std::vector<int32_t> counted_;

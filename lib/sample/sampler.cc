@@ -1,0 +1,301 @@
+#include "lib/sample/sampler.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <utility>
+
+#include "lib/sample/philox.h"
+#include "lib/sample/rows.h"
+
+namespace ponder {
+namespace {
+
+constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
+
+// Likeliest first, equals by lowest id: a total order, so every selection has one right answer.
+bool before(const Candidate& a, const Candidate& b) {
+  return a.probability != b.probability ? a.probability > b.probability : a.id < b.id;
+}
+
+double mass(std::span<const Candidate> candidates) {
+  double sum = 0.0;
+  for (const Candidate& c : candidates) sum += c.probability;
+  return sum;
+}
+
+// Brings to the front the fewest of `candidates`, in the order of before(), whose weights reach
+// `target`, the one that reaches it last among them; returns how many (at least 1, all if they fall
+// short). A quickselect by mass: linear time where sorting a flat distribution would take
+// milliseconds.
+size_t select_mass(std::span<Candidate> candidates, double target) {
+  size_t low = 0, high = candidates.size();
+  double chosen = 0.0;  // the weight of [0, low), short of the target
+  constexpr size_t kSmall = 32;
+  // Unlucky pivots cost time, not correctness: after so many rounds the rest is sorted.
+  for (int rounds = 4 * std::bit_width(high); rounds > 0 && high - low > kSmall; --rounds) {
+    Candidate* const first = &candidates[low];
+    Candidate* const last = &candidates[high - 1];
+    Candidate* const middle = first + (high - low) / 2;
+    if (before(*middle, *first)) std::swap(*middle, *first);
+    if (before(*last, *middle)) std::swap(*last, *middle);
+    if (before(*middle, *first)) std::swap(*middle, *first);
+    std::swap(*middle, *last);  // the median of three waits at the end
+    Candidate* split = first;
+    double left = 0.0;
+    for (Candidate* c = first; c != last; ++c) {
+      if (!before(*c, *last)) continue;
+      left += c->probability;
+      std::swap(*split++, *c);
+    }
+    std::swap(*split, *last);
+    const size_t pivot = static_cast<size_t>(split - candidates.data());
+    if (chosen + left >= target && pivot > low) {
+      high = pivot;
+    } else if (chosen + left + split->probability >= target) {
+      return pivot + 1;
+    } else {
+      chosen += left + split->probability;
+      low = pivot + 1;
+    }
+  }
+  std::ranges::sort(candidates.subspan(low, high - low), before);
+  for (size_t i = low; i < high; ++i) {
+    chosen += candidates[i].probability;
+    if (chosen >= target) return i + 1;
+  }
+  return high;
+}
+
+}  // namespace
+
+Sampler::Sampler(const SamplingParams& params) : params_(params) {}
+
+void Sampler::count_window(size_t begin, size_t end, int32_t by) {
+  for (size_t i = begin; i < end; ++i) {
+    const auto it = counts_.try_emplace(counted_[i], 0).first;
+    it->second += by;
+    if (it->second == 0) counts_.erase(it);
+  }
+}
+
+void Sampler::count_history(std::span<const int32_t> history) {
+  const size_t common =
+      static_cast<size_t>(std::ranges::mismatch(counted_, history).in1 - counted_.begin());
+  count_window(std::max(window_begin_, common), counted_.size(), -1);
+  counted_.resize(common);
+  window_begin_ = std::min(window_begin_, common);
+
+  counted_.insert(counted_.end(), history.begin() + static_cast<ptrdiff_t>(common), history.end());
+  count_window(common, counted_.size(), 1);
+
+  const size_t window = params_.penalty_window;
+  const size_t begin = window > 0 && history.size() > window ? history.size() - window : 0;
+  if (begin > window_begin_) {
+    count_window(window_begin_, begin, -1);
+  } else {
+    count_window(begin, window_begin_, 1);
+  }
+  window_begin_ = begin;
+}
+
+std::span<const float> Sampler::adjust(const SampleInput& input) {
+  if (params_.biases.empty() && !params_.has_penalties() && input.forbidden.empty()) {
+    return input.logits;
+  }
+  adjusted_.assign(input.logits.begin(), input.logits.end());
+  const auto in_row = [&](int32_t id) {
+    return id >= 0 && static_cast<size_t>(id) < adjusted_.size();
+  };
+  for (size_t i = 0; i < params_.biases.size(); ++i) {
+    if (in_row(params_.bias_tokens[i])) adjusted_[params_.bias_tokens[i]] += params_.biases[i];
+  }
+  if (params_.has_penalties()) {
+    count_history(input.history);
+    for (const auto& [id, count] : counts_) {
+      if (!in_row(id)) continue;
+      float& x = adjusted_[id];
+      x = x < 0 ? x * params_.repeat_penalty : x / params_.repeat_penalty;
+      x -= params_.frequency_penalty * static_cast<float>(count) + params_.presence_penalty;
+    }
+  }
+  for (const int32_t id : input.forbidden) {
+    if (in_row(id)) adjusted_[id] = kMinusInf;
+  }
+  return adjusted_;
+}
+
+float Sampler::kth_largest(std::span<const float> logits) {
+  const size_t k = params_.top_k;
+  if (k >= logits.size()) return kMinusInf;
+  constexpr size_t kLargestHeap = 1024;
+  if (k > kLargestHeap) {
+    heap_.assign(logits.begin(), logits.end());
+    std::ranges::nth_element(heap_, heap_.begin() + static_cast<ptrdiff_t>(k) - 1, std::greater{});
+    return heap_[k - 1];
+  }
+  heap_.clear();
+  for (size_t b = 0; b < block_max_.size(); ++b) {
+    if (heap_.size() == k && block_max_[b] <= heap_.front()) continue;
+    const size_t end = std::min((b + 1) * kRowBlock, logits.size());
+    for (size_t i = b * kRowBlock; i < end; ++i) {
+      if (heap_.size() == k) {
+        if (logits[i] <= heap_.front()) continue;
+        std::ranges::pop_heap(heap_, std::greater{});
+        heap_.back() = logits[i];
+      } else {
+        heap_.push_back(logits[i]);
+      }
+      std::ranges::push_heap(heap_, std::greater{});
+    }
+  }
+  return heap_.front();
+}
+
+void Sampler::truncate(std::span<const float> logits, float max) {
+  const double temperature = params_.temperature;
+  const double scale = params_.temperature_last ? 1.0 : 1.0 / temperature;
+  const double top_p = params_.top_p, min_p = params_.min_p;
+  const auto weight = [&](float x, double by) {
+    return std::exp((static_cast<double>(x) - static_cast<double>(max)) * by);
+  };
+
+  // The lowest logit that can survive. Without top_k: all tokens of weight below (1 - p) / V weigh
+  // less than 1 - p together, so the p likeliest lie above them. A little is left for rounding;
+  // what it lets through is weighed exactly below.
+  float lowest = kMinusInf;
+  if (params_.top_k > 0) {
+    lowest = kth_largest(logits);
+  } else {
+    const double least =
+        std::max(top_p < 1.0 ? (1.0 - top_p) / static_cast<double>(logits.size()) : 0.0, min_p);
+    const double slack = 1e-5 * std::max(1.0, std::fabs(static_cast<double>(max)));
+    lowest = static_cast<float>(static_cast<double>(max) + std::log(least) / scale - slack);
+  }
+  kept_.clear();
+  for (size_t b = 0; b < block_max_.size(); ++b) {
+    if (block_max_[b] < lowest) continue;
+    const size_t end = std::min((b + 1) * kRowBlock, logits.size());
+    for (size_t i = b * kRowBlock; i < end; ++i) {
+      if (logits[i] < lowest) continue;
+      const double w = weight(logits[i], scale);
+      if (w > 0.0) kept_.push_back({static_cast<int32_t>(i), w});
+    }
+  }
+
+  if (top_p < 1.0) {
+    const double total = params_.top_k > 0
+                             ? mass(kept_)
+                             : exp_sum(logits, block_max_, max, static_cast<float>(scale));
+    kept_.resize(select_mass(kept_, top_p * total));
+  }
+  if (min_p > 0.0) {
+    std::erase_if(kept_, [&](const Candidate& c) { return c.probability < min_p; });
+  }
+  if (params_.temperature_last && temperature != 1.0) {
+    for (Candidate& c : kept_) c.probability = weight(logits[c.id], 1.0 / temperature);
+    std::erase_if(kept_, [](const Candidate& c) { return c.probability == 0.0; });
+  }
+}
+
+int32_t Sampler::draw_from_kept(double u) {
+  const size_t n = select_mass(kept_, u * mass(kept_));
+  return kept_[n - 1].id;
+}
+
+int32_t Sampler::draw_from_row(std::span<const float> logits, float max, double u) {
+  const float scale = 1.0f / params_.temperature;
+  const auto block = [&](size_t b) {
+    return logits.subspan(b * kRowBlock, std::min(kRowBlock, logits.size() - b * kRowBlock));
+  };
+  block_sum_.resize(block_max_.size());
+  double total = 0.0;
+  for (size_t b = 0; b < block_sum_.size(); ++b) {
+    const bool matters = block_matters(block_max_[b], max, scale);
+    block_sum_[b] = matters ? exp_sum_block(block(b), max, scale) : 0.0;
+    total += block_sum_[b];
+  }
+  const double target = u * total;
+  double sum = 0.0;
+  size_t last = 0;  // the last block of any weight
+  for (size_t b = 0; b < block_sum_.size(); ++b) {
+    if (block_sum_[b] == 0.0) continue;
+    last = b;
+    if (sum + block_sum_[b] >= target) break;
+    sum += block_sum_[b];
+  }
+  float weights[kRowBlock];
+  exp_row(block(last), max, scale, weights);
+  size_t chosen = 0;
+  for (size_t i = 0; i < block(last).size(); ++i) {
+    if (weights[i] == 0.0f) continue;
+    chosen = i;
+    sum += static_cast<double>(weights[i]);
+    if (sum >= target) break;
+  }
+  return static_cast<int32_t>(last * kRowBlock + chosen);
+}
+
+StatusOr<Sampler::Row> Sampler::prepare(const SampleInput& input) {
+  Row row;
+  PONDER_ASSIGN_OR_RETURN(row.max, scan_row(input.logits, &block_max_));
+  row.logits = adjust(input);
+  if (row.logits.data() != input.logits.data()) row.max = rescan_row(row.logits, &block_max_);
+  if (row.max == kMinusInf) {
+    return invalid_argument_error("the logit bias and the rules of the moment forbid all ",
+                                  row.logits.size(), " tokens: nothing is left to choose from");
+  }
+  return row;
+}
+
+StatusOr<SampledToken> Sampler::sample(const SampleInput& input) {
+  PONDER_ASSIGN_OR_RETURN(const Row row, prepare(input));
+  const auto [logits, max] = row;
+  int32_t id = 0;
+  if (params_.greedy()) {
+    const size_t block =
+        static_cast<size_t>(std::ranges::find(block_max_, max) - block_max_.begin());
+    const auto begin = logits.begin() + static_cast<ptrdiff_t>(block * kRowBlock);
+    id = static_cast<int32_t>(std::find(begin, logits.end(), max) - logits.begin());
+  } else {
+    const double u = uniform_at(params_.seed, input.position);
+    if (truncates()) {
+      truncate(logits, max);
+      id = draw_from_kept(u);
+    } else {
+      id = draw_from_row(logits, max, u);
+    }
+  }
+  return forced(input, id);
+}
+
+StatusOr<SampledToken> Sampler::forced(const SampleInput& input, int32_t id) const {
+  SampledToken token;
+  token.id = id;
+  if (params_.logprobs) {
+    PONDER_ASSIGN_OR_RETURN(RowLogprobs row,
+                            log_softmax_at(input.logits, id, params_.top_logprobs));
+    token.logprob = row.logprob;
+    token.top = std::move(row.top);
+  }
+  return token;
+}
+
+StatusOr<std::vector<Candidate>> Sampler::distribution(const SampleInput& input) {
+  PONDER_ASSIGN_OR_RETURN(const Row row, prepare(input));
+  const auto [logits, max] = row;
+  if (params_.greedy()) {
+    const auto likeliest = std::ranges::find(logits, max);
+    return std::vector<Candidate>{{static_cast<int32_t>(likeliest - logits.begin()), 1.0}};
+  }
+  truncate(logits, max);
+  std::vector<Candidate> out = kept_;
+  const double total = mass(out);
+  for (Candidate& c : out) c.probability /= total;
+  std::ranges::sort(out, before);
+  return out;
+}
+
+}  // namespace ponder

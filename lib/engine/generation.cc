@@ -1,6 +1,5 @@
 #include "lib/engine/generation.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/time/time.h"
@@ -11,27 +10,48 @@
 namespace ponder::engine {
 
 void GenerationState::publish(Event event) {
-  Waker waker;
-  {
-    absl::MutexLock lock(&mu_);
-    if (ended_) return;
-    ended_ = event.kind == EventKind::kFinished;
-    events_.push_back(std::move(event));
-    waker = waker_;
+  mu_.Lock();
+  if (ended_) {
+    mu_.Unlock();
+    return;
   }
-  waker.wake();
+  const bool last = event.kind == EventKind::kFinished;
+  try {
+    events_.push_back(std::move(event));
+  } catch (...) {
+    mu_.Unlock();
+    throw;
+  }
+  ended_ = last;
+  wake_and_unlock();
 }
 
-void GenerationState::fail(Status status) {
-  Waker waker;
-  {
-    absl::MutexLock lock(&mu_);
-    if (ended_) return;
-    ended_ = true;
-    failure_ = std::move(status);
-    waker = waker_;
+void GenerationState::fail(const Status& status) {
+  mu_.Lock();
+  if (ended_) {
+    mu_.Unlock();
+    return;
   }
+  ended_ = true;
+  failure_ = status;
+  wake_and_unlock();
+}
+
+void GenerationState::wake_and_unlock() {
+  news_ = true;
+  const Waker waker = waker_;
+  ++waking_;
+  mu_.Unlock();
   waker.wake();
+  absl::MutexLock lock(&mu_);
+  --waking_;
+}
+
+void GenerationState::retire_waker() {
+  absl::MutexLock lock(&mu_);
+  waker_ = {};
+  auto at_rest = [this]() ABSL_SHARED_LOCKS_REQUIRED(mu_) { return waking_ == 0; };
+  mu_.Await(absl::Condition(&at_rest));
 }
 
 void GenerationState::update(const GenerationStats& stats) {
@@ -47,16 +67,15 @@ GenerationState::Next GenerationState::next(Event* event, Status* failure) {
     return Next::kEvent;
   }
   if (!failure_.ok()) {
-    failure_told_ = true;
     *failure = failure_;
     return Next::kFailed;
   }
   return ended_ ? Next::kDone : Next::kPending;
 }
 
-bool GenerationState::has_news() const {
+bool GenerationState::take_news() {
   absl::MutexLock lock(&mu_);
-  return !events_.empty() || (!failure_.ok() && !failure_told_);
+  return std::exchange(news_, false);
 }
 
 bool GenerationState::wait(uint64_t timeout_us) const {
@@ -87,8 +106,8 @@ Generation::Generation(std::shared_ptr<Session> session, std::shared_ptr<Generat
 }
 
 Generation::~Generation() {
-  set_waker({});
   cancel();
+  state_->retire_waker();
   session_->model()->runtime()->remove_generation(this);
 }
 
@@ -103,24 +122,7 @@ void Generation::close_thought() {
 }
 
 StatusOr<bool> Generation::wait(uint64_t timeout_us) {
-  Runtime& runtime = *session_->model()->runtime();
-  if (!runtime.host_driven()) {
-    if (runtime.on_driver_thread()) return busy_error("wait() was called inside a callback");
-    return state_->wait(timeout_us);
-  }
-  const absl::Time end = timeout_us > static_cast<uint64_t>(INT64_MAX)
-                             ? absl::InfiniteFuture()
-                             : absl::Now() + absl::Microseconds(static_cast<int64_t>(timeout_us));
-  while (!state_->wait(0)) {
-    const int64_t left_us = absl::ToInt64Microseconds(end - absl::Now());
-    if (left_us <= 0) return false;
-    // A short budget: news is looked for after each slice or two.
-    PONDER_ASSIGN_OR_RETURN(
-        bool more, runtime.poll(static_cast<uint64_t>(std::min<int64_t>(left_us, 1000))));
-    // Nothing to do and no news cannot last: another thread is polling, or the end is being told.
-    if (!more && !state_->wait(0)) return state_->wait(static_cast<uint64_t>(left_us));
-  }
-  return true;
+  return session_->model()->runtime()->wait(*state_, timeout_us);
 }
 
 }  // namespace ponder::engine

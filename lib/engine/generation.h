@@ -75,29 +75,36 @@ class GenerationState {
  public:
   // Driver side. The waker runs after the lock is given back.
   void publish(Event event);
-  void fail(Status status);  // the last thing published
+  void fail(const Status& status);  // the last thing published; takes no memory
   void update(const GenerationStats& stats);
 
   // Host side.
   enum class Next { kEvent, kPending, kDone, kFailed };
   Next next(Event* event, Status* failure);
-  bool has_news() const;
+  // Something has been published since this was last asked.
+  bool take_news();
   // True when has_news() within the time; UINT64_MAX waits without limit.
   bool wait(uint64_t timeout_us) const;
   GenerationStats stats() const;
   void set_waker(Waker waker);
+  // No waker, and none running any more when this returns. Not from inside a waker.
+  void retire_waker();
 
   std::atomic<bool> cancelled{false};
   std::atomic<bool> close_thought{false};
 
  private:
+  // Gives the lock back, calls the waker, and counts it while it runs.
+  void wake_and_unlock() ABSL_UNLOCK_FUNCTION(mu_);
+
   mutable absl::Mutex mu_;
   std::deque<Event> events_ ABSL_GUARDED_BY(mu_);
   Status failure_ ABSL_GUARDED_BY(mu_);
-  bool failure_told_ ABSL_GUARDED_BY(mu_) = false;
+  bool news_ ABSL_GUARDED_BY(mu_) = false;
   bool ended_ ABSL_GUARDED_BY(mu_) = false;  // FINISHED or failure has been published
   GenerationStats stats_ ABSL_GUARDED_BY(mu_);
   Waker waker_ ABSL_GUARDED_BY(mu_);
+  int waking_ ABSL_GUARDED_BY(mu_) = 0;  // wakers running now
 };
 
 class Generation {
@@ -117,7 +124,7 @@ class Generation {
   void close_thought();
   void set_waker(Waker waker) { state_->set_waker(waker); }
   GenerationStats stats() const { return state_->stats(); }
-  bool has_news() const { return state_->has_news(); }
+  bool take_news() { return state_->take_news(); }
 
   // For the layer above: the handle that stands for this generation (Runtime::next_ready).
   std::atomic<void*> handle{nullptr};

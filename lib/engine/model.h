@@ -22,6 +22,7 @@
 #include "lib/engine/runtime.h"
 #include "lib/format/file_source.h"
 #include "lib/format/model_files.h"
+#include "lib/sample/reasoning_gate.h"
 #include "lib/text/chat_template.h"
 #include "lib/text/tokenizer.h"
 
@@ -46,11 +47,14 @@ struct ModelInfo {
   uint64_t kv_bytes = 0, kv_bytes_per_token = 0;
   uint32_t vocabulary = 0, context = 0, trained_context = 0, layers = 0;
   bool reasons = false;             // has a thinking phase
-  std::string device, kv_dtype;
+  DType kv_dtype = DType::kF32;
   std::vector<int32_t> eos_ids;
   // What a request gets when it does not say: the checkpoint's generation_config.json.
+  // Temperature 0 (greedy) where the checkpoint says nothing, as its reference implementation does.
   float temperature = 0, top_p = 1, min_p = 0, repeat_penalty = 1;
   uint32_t top_k = 0;
+  Precision precision = Precision::kAuto;
+  uint32_t device_index = 0;
   std::string thought_open, thought_close;  // "<think>", "</think>"; empty when it does not reason
 };
 
@@ -70,7 +74,7 @@ struct Scores {
 
 class Model : public std::enable_shared_from_this<Model> {
  public:
-  // Blocks while loading. Hints: "max_batch" (sequences per step), "step_tokens" (rows per step);
+  // Blocks while loading. Errors as ponder_model_load documents them. Hints: "max_batch" (sequences per step), "step_tokens" (rows per step);
   // an unknown one is not_found_error.
   static StatusOr<std::shared_ptr<Model>> load(std::shared_ptr<Runtime> runtime,
                                                std::shared_ptr<const FileSource> files,
@@ -83,19 +87,25 @@ class Model : public std::enable_shared_from_this<Model> {
   const std::string& template_source() const { return template_source_; }  // empty: none
   const std::shared_ptr<Runtime>& runtime() const { return runtime_; }
 
-  // The prompt text of `chat`. add_generation_prompt as the templates call it.
-  StatusOr<std::string> render(const Chat& chat, bool add_generation_prompt) const;
+  // The prompt text of `chat`, which says itself whether it ends with the opening of a new turn.
+  // Reasoning on or off sets the variables that templates read for it.
+  StatusOr<std::string> render(const Chat& chat, Reasoning reasoning = Reasoning::kModel) const;
+  // The prompt of a request, checked: every token exists and there is room for at least one more.
+  StatusOr<std::vector<int32_t>> prompt(const Request& request) const;
 
   // Blocks. Logprobs of given tokens; top_n alternatives at each position. Drives the runtime when
   // it is host-driven.
   StatusOr<Scores> score(std::span<const int32_t> tokens, uint32_t top_n);
 
+  // How a request's thoughts are recognised and bounded; everything but its own budgets is the same
+  // for all requests.
+  const ReasoningOptions& reasoning() const { return reasoning_; }
   Engine& engine() { return *engine_; }
 
  private:
-  friend class Engine;
-  friend class Session;
   Model() = default;
+  void find_markers();
+  void read_defaults(const ModelFiles& files);
 
   std::shared_ptr<Runtime> runtime_;
   ModelInfo info_;
@@ -103,6 +113,7 @@ class Model : public std::enable_shared_from_this<Model> {
   std::unique_ptr<ChatTemplate> template_;  // null: the checkpoint has none
   std::string template_source_;
   TokenizerSettings token_settings_;
+  ReasoningOptions reasoning_;
   std::unique_ptr<Engine> engine_;
 };
 

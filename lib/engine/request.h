@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "lib/text/chat.h"
+#include "lib/text/tokenizer.h"
 
 namespace ponder::engine {
 
@@ -18,10 +19,10 @@ enum class Reasoning : int32_t { kModel = 0, kOff = 1, kOn = 2 };
 
 struct Request {
   // The prompt: exactly one of these. A chat is rendered with the model's template; text is
-  // tokenised with special tokens recognised and the tokenizer's own begin/end tokens added; tokens
-  // are taken as they are.
+  // tokenised as text_options say; tokens are taken as they are.
   std::shared_ptr<const Chat> chat;
   std::optional<std::string> text;
+  EncodeOptions text_options;
   std::optional<std::vector<int32_t>> tokens;
 
   uint32_t max_tokens = 0;  // generated tokens, thoughts included; 0: up to the context's end

@@ -52,8 +52,8 @@ Runtime::~Runtime() {
 StatusOr<Backend*> Runtime::backend(uint32_t index) {
   absl::MutexLock lock(&devices_mu_);
   if (index >= devices_.size()) {
-    return invalid_argument_error("device ", index, " does not exist; there are ",
-                                  devices_.size(), ", counted from 0");
+    return not_found_error("device ", index, " does not exist; there are ", devices_.size(),
+                           ", counted from 0");
   }
   DeviceSlot& slot = devices_[index];
   if (slot.backend == nullptr) {
@@ -107,7 +107,7 @@ bool Runtime::run_slice() {
 
 StatusOr<bool> Runtime::poll(uint64_t budget_us) {
   if (!host_driven()) {
-    return invalid_argument_error(
+    return unsupported_error(
         "poll is for runtimes made with PONDER_DRIVE_HOST; this one has its own thread");
   }
   if (polling_.exchange(true)) {
@@ -122,15 +122,32 @@ StatusOr<bool> Runtime::poll(uint64_t budget_us) {
     for (Model* model : models_) model->engine().set_slice_budget(budget_us);
   }
   bool more = true;
-  while (more && absl::Now() < end) more = run_slice();
-  if (budget_us == 0) {
-    absl::MutexLock lock(&models_mu_);
-    more = std::any_of(models_.begin(), models_.end(),
-                       [](Model* model) { return model->engine().has_work(); });
-  }
+  do {
+    more = run_slice();
+  } while (more && absl::Now() < end);
   driver_id_.store(std::thread::id());
   polling_.store(false);
   return more;
+}
+
+StatusOr<bool> Runtime::wait(const GenerationState& state, uint64_t timeout_us) {
+  if (on_driver_thread()) return busy_error("waiting was asked for inside a callback");
+  if (!host_driven()) return state.wait(timeout_us);
+  const absl::Time end = timeout_us > static_cast<uint64_t>(INT64_MAX)
+                             ? absl::InfiniteFuture()
+                             : absl::Now() + absl::Microseconds(static_cast<int64_t>(timeout_us));
+  while (!state.wait(0)) {
+    const absl::Duration left = end - absl::Now();
+    if (left <= absl::ZeroDuration()) return false;
+    // Short turns: news is looked for after each.
+    const absl::Duration turn = std::min(left, absl::Milliseconds(1));
+    PONDER_ASSIGN_OR_RETURN(const bool more,
+                            poll(static_cast<uint64_t>(absl::ToInt64Microseconds(turn))));
+    if (!more && !state.wait(0)) {
+      return internal_error("the runtime has nothing to do, but a generation has not ended");
+    }
+  }
+  return true;
 }
 
 // ---- who there is -------------------------------------------------------------------------------
@@ -163,7 +180,7 @@ void* Runtime::next_ready() {
   for (size_t i = 0; i < generations_.size(); ++i) {
     Generation* g = generations_[next_generation_++ % generations_.size()];
     void* const handle = g->handle.load();
-    if (handle != nullptr && g->has_news()) return handle;
+    if (handle != nullptr && g->take_news()) return handle;
   }
   return nullptr;
 }

@@ -47,10 +47,10 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   ThreadPool* pool() const { return options_.pool.get(); }
 
   // Host-driven: works for about budget_us on this thread, in slices of at most one layer of one
-  // step. True: there is more to do. invalid_argument_error when the runtime drives itself,
-  // busy_error when called from two threads at once or from inside a callback.
+  // step, one slice at least. True: there is more to do. unsupported_error when the runtime drives
+  // itself, busy_error when called from two threads at once or from inside a callback.
   StatusOr<bool> poll(uint64_t budget_us);
-  // A generation with news that has a handle, round robin; nullptr when none has.
+  // A generation with a handle and news that was not told here yet, round robin; nullptr: none.
   void* next_ready();
   // Called whenever poll() or next_ready() has something new to do.
   void set_waker(Waker waker);
@@ -65,6 +65,8 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   void notify();         // there is (perhaps) work for the driver; never blocks
   void wake_host() const;  // calls the waker
   bool on_driver_thread() const;
+  // Until `state` has news or has ended (true), or the time is over. Drives when host-driven.
+  StatusOr<bool> wait(const GenerationState& state, uint64_t timeout_us);
 
  private:
   explicit Runtime(RuntimeOptions options);

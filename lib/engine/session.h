@@ -19,7 +19,7 @@ struct Timeline;  // lib/engine/sequence.h
 class Session : public std::enable_shared_from_this<Session> {
  public:
   static StatusOr<std::shared_ptr<Session>> create(std::shared_ptr<Model> model);
-  ~Session();  // cancels what is under way
+  ~Session();
 
   // Shares the cache until the two differ. busy_error while a generation is under way, as truncate.
   StatusOr<std::shared_ptr<Session>> fork();
@@ -30,14 +30,17 @@ class Session : public std::enable_shared_from_this<Session> {
   // model) has already computed of it is reused. busy_error while another generation is under way.
   StatusOr<std::shared_ptr<Generation>> submit(const Request& request);
 
+  // Ends what is under way, which still tells its FINISHED.
+  void cancel();
+
   const std::shared_ptr<Model>& model() const { return model_; }
 
  private:
-  friend class Generation;
   Session(std::shared_ptr<Model> model, std::shared_ptr<Timeline> timeline);
 
   std::shared_ptr<Model> model_;
   std::shared_ptr<Timeline> timeline_;
+  std::weak_ptr<GenerationState> current_;  // the last one submitted
 };
 
 }  // namespace ponder::engine

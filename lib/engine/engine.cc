@@ -1,0 +1,580 @@
+#include "lib/engine/engine.h"
+
+#include <algorithm>
+#include <new>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "lib/engine/scheduler.h"
+#include "lib/sample/logprobs.h"
+
+namespace ponder::engine {
+namespace {
+
+// Rows of logits that are computed and looked at together: bounds the arena for scoring, where
+// every row is wanted. A row is as long as the vocabulary.
+constexpr int kLogitRows = 32;
+// Rows below which shrinking a prefill chunk further does not make a layer faster.
+constexpr int64_t kMinRows = 8;
+
+}  // namespace
+
+StatusOr<std::unique_ptr<Engine>> Engine::create(Model* model, Backend* backend,
+                                                 std::unique_ptr<ModelGraph> graph,
+                                                 std::unique_ptr<WeightStore> weights,
+                                                 const Options& options) {
+  PONDER_ASSIGN_OR_RETURN(const KvLayout layout,
+                          backend->kv_layout(graph->kv_shape(), options.kv_dtype));
+  std::unique_ptr<Engine> engine(
+      new Engine(model, backend, std::move(graph), std::move(weights), options, layout));
+  PONDER_RETURN_IF_ERROR(engine->allocate());
+  return engine;
+}
+
+Engine::Engine(Model* model, Backend* backend, std::unique_ptr<ModelGraph> graph,
+               std::unique_ptr<WeightStore> weights, const Options& options,
+               const KvLayout& layout)
+    : model_(model),
+      backend_(backend),
+      weights_(std::move(weights)),
+      graph_(std::move(graph)),
+      options_(options),
+      kv_layout_(layout),
+      no_memory_(out_of_memory_error("host memory ran out while generating; free some, or run "
+                                     "fewer generations at a time")),
+      cache_(static_cast<int32_t>(std::clamp<uint64_t>(
+                 options.kv_bytes /
+                     (layout.page_bytes * static_cast<uint64_t>(graph_->kv_shape().layers)),
+                 1, INT32_MAX / layout.page_tokens)),
+             layout.page_tokens) {}
+
+Engine::~Engine() = default;
+
+Status Engine::allocate() {
+  absl::MutexLock lock(&mu_);
+  const KvShape shape = graph_->kv_shape();
+  kv_layer_bytes_ = kv_layout_.page_bytes * static_cast<uint64_t>(cache_.total_pages());
+  PONDER_ASSIGN_OR_RETURN(
+      kv_, Buffer::create(backend_->allocator(),
+                          kv_layer_bytes_ * static_cast<uint64_t>(shape.layers), "the KV cache"));
+
+  // Run the largest step in measuring mode to learn what the arena must hold.
+  std::vector<int32_t> zeros(static_cast<size_t>(options_.step_tokens), 0);
+  Batch batch;
+  batch.tokens = batch.positions = zeros;
+  batch.logit_rows = std::span(zeros).first(
+      static_cast<size_t>(std::min<int32_t>(kLogitRows, options_.step_tokens)));
+  Exec measure;
+  measure.begin_step(batch);
+  measure.start_slice(0);
+  Tensor h = graph_->begin(measure, batch);
+  for (int i = 0; i < graph_->layers(); ++i) {
+    measure.start_slice(i + 1);
+    h = graph_->layer(measure, batch, i, h);
+  }
+  measure.start_slice(graph_->layers() + 1);
+  graph_->end(measure, batch, h);
+  PONDER_RETURN_IF_ERROR(measure.status());
+  const ArenaSize size = measure.measured();
+  PONDER_ASSIGN_OR_RETURN(
+      arena_, Buffer::create(backend_->allocator(), size.total(), "the work area of a step"));
+  PONDER_ASSIGN_OR_RETURN(
+      logits_, Buffer::create(model_->runtime()->allocator(),
+                              static_cast<uint64_t>(graph_->vocabulary()) * sizeof(float) *
+                                  batch.logit_rows.size(),
+                              "a step's logits"));
+  exec_ = Exec(backend_, arena_.as<std::byte>(), size, kv_.as<std::byte>(), kv_layer_bytes_,
+               kv_layout_, shape);
+  totals_.kv_bytes = kv_.size();
+  totals_.scratch_bytes = arena_.size() + logits_.size();
+  return OkStatus();
+}
+
+// ---- timelines ----------------------------------------------------------------------------------
+
+std::shared_ptr<Timeline> Engine::add_timeline() {
+  auto owned = std::make_unique<Timeline>();
+  {
+    absl::MutexLock lock(&mu_);
+    owned->table = BlockTable(&cache_);
+    timelines_.push_back(owned.get());
+  }
+  return std::shared_ptr<Timeline>(owned.release(), [this](Timeline* timeline) {
+    {
+      absl::MutexLock lock(&mu_);
+      timeline->table.clear();
+      timelines_.erase(std::remove(timelines_.begin(), timelines_.end(), timeline),
+                       timelines_.end());
+    }
+    delete timeline;
+  });
+}
+
+std::shared_ptr<Timeline> Engine::fork_timeline(const Timeline& from) {
+  std::shared_ptr<Timeline> timeline = add_timeline();
+  absl::MutexLock lock(&mu_);
+  timeline->tokens = from.tokens;
+  timeline->table = from.table.fork();
+  timeline->last_used = from.last_used;
+  return timeline;
+}
+
+void Engine::submit(std::unique_ptr<Sequence> sequence, std::vector<int32_t> prompt) {
+  absl::MutexLock lock(&mu_);
+  Timeline& timeline = *sequence->timeline;
+  newcomers_.push_back(std::move(sequence));  // first: the rest cannot fail
+  const auto [old_end, new_end] = std::mismatch(timeline.tokens.begin(), timeline.tokens.end(),
+                                                prompt.begin(), prompt.end());
+  (void)old_end;
+  // The last token is computed in any case: its logits are wanted.
+  const auto common = std::min<int64_t>(new_end - prompt.begin(),
+                                        static_cast<int64_t>(prompt.size()) - 1);
+  timeline.table.truncate(static_cast<int32_t>(common));
+  timeline.tokens = std::move(prompt);
+  timeline.busy = true;
+}
+
+bool Engine::has_work() const {
+  if (waiting_count_.load() + running_count_.load() > 0) return true;
+  absl::MutexLock lock(&mu_);
+  return !newcomers_.empty();
+}
+
+ModelStats Engine::stats() const {
+  absl::MutexLock lock(&mu_);
+  ModelStats stats = totals_;
+  stats.kv_bytes_used = static_cast<uint64_t>(cache_.used_pages()) * kv_layout_.page_bytes *
+                        static_cast<uint64_t>(graph_->kv_shape().layers);
+  stats.running = running_count_.load();
+  stats.waiting = waiting_count_.load() + static_cast<uint32_t>(newcomers_.size());
+  if (prefill_s_ > 0) {
+    stats.prefill_tokens_per_s = static_cast<float>(static_cast<double>(prefill_rows_) / prefill_s_);
+  }
+  if (decode_s_ > 0) {
+    stats.decode_tokens_per_s = static_cast<float>(static_cast<double>(decode_rows_) / decode_s_);
+  }
+  return stats;
+}
+
+// ---- the driver -----------------------------------------------------------------------------------
+
+bool Engine::run_slice() {
+  culprit_ = nullptr;
+  bool worked = true;
+  try {
+    worked = run_slice_or_throw();
+  } catch (const std::bad_alloc&) {
+    if (culprit_ != nullptr) {
+      step_.reset();
+      fail(culprit_, no_memory_);
+    } else {
+      abandon(no_memory_);
+    }
+  } catch (...) {  // nothing of ours throws anything else; a host's callback must not, but might
+    abandon(absl::InternalError("an unexpected exception stopped the step"));
+  }
+  waiting_count_.store(static_cast<uint32_t>(waiting_.size()));
+  running_count_.store(static_cast<uint32_t>(running_.size()));
+  return worked;
+}
+
+bool Engine::run_slice_or_throw() {
+  reap();
+  if (!step_ && !plan()) return !running_.empty() || !waiting_.empty();
+  Step& step = *step_;
+  const int layers = graph_->layers();
+  const absl::Time start = absl::Now();
+  if (step.next_slice == 0) {
+    exec_.begin_step(step.batch);
+    exec_.start_slice(0);
+    step.h = graph_->begin(exec_, step.batch);
+    ++step.next_slice;
+  } else if (step.next_slice <= layers) {
+    exec_.start_slice(step.next_slice);
+    step.h = graph_->layer(exec_, step.batch, step.next_slice - 1, step.h);
+    ++step.next_slice;
+    const auto rows = static_cast<double>(step.tokens.size());
+    const double us = absl::ToDoubleMicroseconds(absl::Now() - start) / rows;
+    if (rows >= kMinRows) us_per_row_ = us_per_row_ == 0 ? us : 0.8 * us_per_row_ + 0.2 * us;
+  } else if (step.next_logits < step.logit_rows.size()) {
+    run_logits();
+  }
+  if (!step_) return true;  // the logits were damaged: all done
+  if (!exec_.status().ok()) {
+    abandon(exec_.status());
+  } else if (step.next_slice > layers && step.next_logits == step.logit_rows.size()) {
+    commit();
+  }
+  return true;
+}
+
+int64_t Engine::row_budget() const {
+  int64_t rows = options_.step_tokens;
+  if (slice_budget_us_ > 0 && us_per_row_ > 0) {
+    rows = std::min(rows, std::max(kMinRows, static_cast<int64_t>(
+                                                 static_cast<double>(slice_budget_us_) / us_per_row_)));
+  }
+  return rows;
+}
+
+void Engine::admit() {
+  for (std::unique_ptr<Sequence>& newcomer : newcomers_) waiting_.push_back(std::move(newcomer));
+  newcomers_.clear();
+  while (!waiting_.empty() && running_.size() < static_cast<size_t>(options_.max_batch)) {
+    Sequence& sequence = *waiting_.front();
+    culprit_ = &sequence;
+    Timeline& timeline = *sequence.timeline;
+    // One that would only push others out again waits, in turn, until there is room for its text.
+    const int64_t wanted = static_cast<int64_t>(timeline.tokens.size()) / cache_.block_size() + 1;
+    if (!running_.empty() && longest_idle() == nullptr && wanted > cache_.free_pages()) break;
+    if (!sequence.started && sequence.score == nullptr) {
+      const std::span<const int32_t> reusable(timeline.tokens.data(), timeline.tokens.size() - 1);
+      // Other timelines may have computed more of this text than this one holds.
+      if (cache_.cached_prefix(reusable) > timeline.table.size()) timeline.table.clear();
+      if (timeline.table.size() == 0) timeline.table.adopt_prefix(reusable);
+    }
+    running_.push_back(std::move(waiting_.front()));
+    waiting_.erase(waiting_.begin());
+    if (sequence.started) continue;
+    sequence.started = true;
+    sequence.stats.prompt_tokens = sequence.prompt_tokens;
+    sequence.stats.cached_tokens = static_cast<uint64_t>(sequence.computed());
+    totals_.prompt_tokens += sequence.stats.prompt_tokens;
+    totals_.cached_tokens += sequence.stats.cached_tokens;
+    sequence.state->update(sequence.stats);
+    if (sequence.score != nullptr) continue;
+    Event event;
+    event.kind = EventKind::kStarted;
+    event.prompt_tokens = sequence.prompt_tokens;
+    event.cached_tokens = event.done_tokens = static_cast<uint32_t>(sequence.computed());
+    sequence.state->publish(std::move(event));
+  }
+  culprit_ = nullptr;
+}
+
+Status Engine::copy_page(const PageCopy& copy) {
+  for (int layer = 0; layer < graph_->layers(); ++layer) {
+    PONDER_RETURN_IF_ERROR(backend_->copy_page(exec_.kv(layer), copy.from, copy.to));
+  }
+  return OkStatus();
+}
+
+bool Engine::make_room(Sequence* sequence, int32_t rows) {
+  while (true) {
+    const BlockTable::Room room = sequence->timeline->table.reserve(rows);
+    if (room.missing_pages == 0) {
+      const Status copied = room.copy.needed() ? copy_page(room.copy) : OkStatus();
+      if (!copied.ok()) fail(sequence, copied);
+      return copied.ok();
+    }
+    if (Timeline* const idle = longest_idle()) {
+      idle->table.clear();  // its tokens stay, and are computed again when it speaks next
+      continue;
+    }
+    // Pages of younger sequences, youngest first: they wait and are computed again later.
+    bool preempted = false, older_holds_pages = false;
+    for (size_t i = running_.size(); i-- > 0;) {
+      Sequence& other = *running_[i];
+      if (&other == sequence) {
+        for (size_t j = 0; j < i; ++j) {
+          older_holds_pages |= !running_[j]->timeline->table.pages().empty();
+        }
+        break;
+      }
+      if (other.ended || other.timeline->table.pages().empty()) continue;
+      other.timeline->table.clear();
+      ++other.stats.preemptions;
+      ++totals_.preemptions;
+      waiting_.insert(waiting_.begin(), std::move(running_[i]));
+      running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(i));
+      preempted = true;
+      break;
+    }
+    if (preempted) continue;
+    if (older_holds_pages) return false;  // wait until it has finished
+    fail(sequence, context_full_error(
+                       "the KV cache of ",
+                       static_cast<int64_t>(cache_.total_pages()) * cache_.block_size(),
+                       " tokens is full; load the model with a larger KV cache"));
+    return false;
+  }
+}
+
+Timeline* Engine::longest_idle() {
+  Timeline* idle = nullptr;
+  for (Timeline* t : timelines_) {
+    if (t->busy.load() || t->table.pages().empty()) continue;
+    if (idle == nullptr || t->last_used < idle->last_used) idle = t;
+  }
+  return idle;
+}
+
+bool Engine::plan() {
+  Step step;
+  {
+    absl::MutexLock lock(&mu_);
+    admit();
+    ++steps_;
+    std::vector<int64_t> pending;
+    for (const auto& s : running_) pending.push_back(s->ended ? 0 : s->pending());
+    const std::vector<int32_t> rows = plan_rows(pending, row_budget());
+    std::vector<Sequence*> chosen;
+    for (const auto& s : running_) chosen.push_back(s.get());
+    for (size_t i = 0; i < chosen.size(); ++i) {
+      Sequence* const s = chosen[i];
+      if (rows[i] == 0) continue;
+      // An earlier one of this loop may have taken this one's pages and sent it back to wait.
+      const bool still_running = std::any_of(running_.begin(), running_.end(),
+                                             [s](const auto& r) { return r.get() == s; });
+      if (!still_running) continue;
+      culprit_ = s;
+      if (!make_room(s, rows[i])) continue;
+      Item item;
+      item.sequence = s;
+      item.first_row = static_cast<int32_t>(step.tokens.size());
+      item.rows = rows[i];
+      item.first_position = static_cast<int32_t>(s->computed());
+      const auto pages = s->timeline->table.pages();
+      item.pages.assign(pages.begin(), pages.end());
+      item.wants_logits = s->score != nullptr || rows[i] == s->pending();
+      for (int32_t r = 0; r < rows[i]; ++r) {
+        step.tokens.push_back(s->timeline->tokens[static_cast<size_t>(item.first_position + r)]);
+        step.positions.push_back(item.first_position + r);
+        if (s->score != nullptr || (item.wants_logits && r == rows[i] - 1)) {
+          step.logit_rows.push_back(item.first_row + r);
+          step.logit_items.push_back(static_cast<int32_t>(step.items.size()));
+        }
+      }
+      s->timeline->last_used = steps_;
+      step.items.push_back(std::move(item));
+    }
+    culprit_ = nullptr;
+  }
+  if (step.items.empty()) {
+    told();  // failures may have been told
+    reap();
+    return false;
+  }
+  step.sampled.resize(step.items.size());
+  step.started = absl::Now();
+  step_.emplace(std::move(step));
+  // The vectors have come to rest: now views of them can be taken.
+  for (const Item& item : step_->items) {
+    step_->slices.push_back({item.first_row, item.rows, item.first_position, item.pages});
+  }
+  step_->batch = {step_->tokens, step_->positions, step_->slices, step_->logit_rows};
+  told();
+  return true;
+}
+
+void Engine::run_logits() {
+  Step& step = *step_;
+  const size_t n = std::min<size_t>(kLogitRows, step.logit_rows.size() - step.next_logits);
+  const auto vocabulary = static_cast<size_t>(graph_->vocabulary());
+  Batch batch = step.batch;
+  batch.logit_rows = std::span<const int32_t>(step.logit_rows).subspan(step.next_logits, n);
+  // Always the half of the arena that h is not in.
+  exec_.start_slice(graph_->layers() + 1);
+  const Tensor logits = graph_->end(exec_, batch, step.h);
+  if (!exec_.status().ok()) return;
+  const Status read = backend_->download(logits.data, logits_.data(), n * vocabulary * sizeof(float));
+  if (!read.ok()) {
+    abandon(read);
+    return;
+  }
+  std::vector<Status> results(n);
+  model_->runtime()->pool()->parallel_for(static_cast<uint32_t>(n), [&](uint32_t i) {
+    const auto index = static_cast<size_t>(step.logit_items[step.next_logits + i]);
+    const std::span<const float> row(logits_.as<float>() + i * vocabulary, vocabulary);
+    try {
+      results[i] = read_row(step.items[index], batch.logit_rows[i], row, &step.sampled[index]);
+    } catch (const std::bad_alloc&) {
+      results[i] = no_memory_;
+    }
+  });
+  for (size_t i = 0; i < n; ++i) {
+    Sequence* const s = step.items[static_cast<size_t>(step.logit_items[step.next_logits + i])].sequence;
+    if (!results[i].ok() && !s->ended) fail(s, results[i]);
+  }
+  step.next_logits += n;
+}
+
+Status Engine::read_row(Item& item, int32_t row, std::span<const float> logits,
+                        SampledToken* sampled) {
+  Sequence& s = *item.sequence;
+  if (s.ended) return OkStatus();
+  const std::vector<int32_t>& tokens = s.timeline->tokens;  // nobody changes it while we run
+  if (s.score != nullptr) {
+    const auto position = static_cast<size_t>(item.first_position + row - item.first_row);
+    const bool last = position + 1 == tokens.size();
+    PONDER_ASSIGN_OR_RETURN(RowLogprobs r,
+                            log_softmax_at(logits, last ? 0 : tokens[position + 1], s.score->top_n));
+    if (!last) s.score->logprobs[position] = r.logprob;
+    for (size_t i = 0; i < r.top.size(); ++i) {
+      s.score->top_tokens[position * s.score->top_n + i] = r.top[i].id;
+      s.score->top_logprobs[position * s.score->top_n + i] = r.top[i].logprob;
+    }
+    return OkStatus();
+  }
+  const Constraint constraint = s.gate->next(logits, s.state->close_thought.load());
+  SampleInput input;
+  input.logits = logits;
+  input.history = tokens;
+  input.forbidden = constraint.forbidden;
+  input.position = tokens.size();
+  if (constraint.force >= 0) {
+    PONDER_ASSIGN_OR_RETURN(*sampled, s.sampler->forced(input, constraint.force));
+  } else {
+    PONDER_ASSIGN_OR_RETURN(*sampled, s.sampler->sample(input));
+  }
+  return OkStatus();
+}
+
+void Engine::commit() {
+  Step& step = *step_;
+  const absl::Time now = absl::Now();
+  const double seconds = absl::ToDoubleSeconds(now - step.started);
+  size_t decoding = 0;
+  {
+    absl::MutexLock lock(&mu_);
+    for (Item& item : step.items) {
+      Sequence& s = *item.sequence;
+      if (s.ended) continue;
+      culprit_ = &s;
+      s.timeline->table.advance(item.rows);
+      s.timeline->table.publish(s.timeline->tokens);
+      ++s.stats.steps;
+      if (item.rows == 1 && s.stats.steps > 1) ++decoding;
+      const SampledToken& sampled = step.sampled[static_cast<size_t>(&item - step.items.data())];
+      if (sampled.id >= 0) take_token(item, sampled);
+      if (s.ended) continue;
+      if (s.score != nullptr) {
+        if (s.pending() == 0) finish(&s, Finish::kStop);
+      } else if (s.pending() > 1) {
+        Event event;
+        event.kind = EventKind::kPrefill;
+        event.prompt_tokens = s.prompt_tokens;
+        event.cached_tokens = static_cast<uint32_t>(s.stats.cached_tokens);
+        event.done_tokens = std::min(s.prompt_tokens, static_cast<uint32_t>(s.computed()));
+        s.state->publish(std::move(event));
+      }
+      culprit_ = nullptr;
+    }
+    ++totals_.steps;
+    if (decoding == step.items.size()) {
+      decode_s_ += seconds;
+      decode_rows_ += decoding;
+    } else if (decoding == 0) {
+      prefill_s_ += seconds;
+      prefill_rows_ += step.tokens.size();
+    }
+  }
+  step_.reset();
+  told();
+  reap();
+}
+
+void Engine::take_token(Item& item, const SampledToken& sampled) {
+  Sequence& s = *item.sequence;
+  const absl::Time now = absl::Now();
+  if (s.timeline->tokens.size() == s.prompt_tokens) {
+    s.first_token = now;
+    s.stats.prefill_us = static_cast<uint64_t>(absl::ToInt64Microseconds(now - s.submitted));
+  } else {
+    s.stats.decode_us = static_cast<uint64_t>(absl::ToInt64Microseconds(now - s.first_token));
+    ++s.stats.decode_tokens;
+  }
+  const Accepted accepted = s.gate->accept(sampled.id);
+  s.timeline->tokens.push_back(accepted.token);
+  const uint64_t thoughts_before = s.stats.thought_tokens, answers_before = s.stats.answer_tokens;
+  s.stats.thought_tokens = s.gate->thought_tokens();
+  s.stats.answer_tokens = s.gate->answer_tokens();
+  totals_.thought_tokens += s.stats.thought_tokens - thoughts_before;
+  totals_.answer_tokens += s.stats.answer_tokens - answers_before;
+  SampledToken told_token = sampled;
+  told_token.id = accepted.token;
+  s.writer->queue(told_token);
+  s.state->update(s.stats);
+  if (s.writer->resolve(accepted, s.stats)) {
+    finish(&s, Finish::kStop);  // a stop string
+  } else if (accepted.end_of_text) {
+    finish(&s, Finish::kStop);
+  } else if (s.timeline->tokens.size() >= s.limit) {
+    finish(&s, Finish::kLength);
+  }
+}
+
+void Engine::finish(Sequence* s, Finish reason) {
+  if (s->ended) return;
+  Event event;
+  if (s->writer) {
+    const Accepted rest = s->gate->finish();
+    s->stats.thought_tokens = s->gate->thought_tokens();
+    s->stats.answer_tokens = s->gate->answer_tokens();
+    s->writer->resolve(rest, s->stats);
+    s->writer->flush(s->stats);
+    const auto& tokens = s->timeline->tokens;
+    if (tokens.size() > s->prompt_tokens) event.tokens.assign(tokens.begin() + s->prompt_tokens, tokens.end());
+  }
+  event.kind = EventKind::kFinished;
+  event.finish = reason;
+  event.prompt_tokens = s->prompt_tokens;
+  event.done_tokens = std::min(s->prompt_tokens, static_cast<uint32_t>(s->computed()));
+  event.cached_tokens = static_cast<uint32_t>(s->stats.cached_tokens);
+  event.thought_tokens = static_cast<uint32_t>(s->stats.thought_tokens);
+  event.answer_tokens = static_cast<uint32_t>(s->stats.answer_tokens);
+  s->state->update(s->stats);
+  // The session is free before the host hears of it: it may submit again at once.
+  s->timeline->busy = false;
+  s->ended = true;
+  s->state->publish(std::move(event));
+}
+
+void Engine::fail(Sequence* s, const Status& status) {
+  if (s->ended) return;
+  s->timeline->busy = false;
+  s->ended = true;
+  s->state->fail(status);
+}
+
+void Engine::abandon(const Status& failure) {
+  if (step_) {
+    for (Item& item : step_->items) fail(item.sequence, failure);
+  } else {
+    for (const auto& s : running_) fail(s.get(), failure);
+  }
+  step_.reset();
+  told();
+  reap();
+}
+
+void Engine::reap() {
+  bool news = false;
+  for (auto* queue : {&waiting_, &running_}) {
+    for (const auto& s : *queue) {
+      if (s->ended || !s->state->cancelled.load()) continue;
+      absl::MutexLock lock(&mu_);
+      culprit_ = s.get();
+      finish(s.get(), Finish::kCancelled);
+      culprit_ = nullptr;
+      news = true;
+    }
+  }
+  if (step_ && std::all_of(step_->items.begin(), step_->items.end(),
+                           [](const Item& item) { return item.sequence->ended; })) {
+    step_.reset();
+  }
+  if (!step_) {
+    // Ended sequences leave between steps: a running step still refers to them.
+    for (auto* queue : {&waiting_, &running_}) {
+      queue->erase(std::remove_if(queue->begin(), queue->end(),
+                                  [](const auto& s) { return s->ended; }),
+                   queue->end());
+    }
+  }
+  if (news) told();
+}
+
+void Engine::told() { model_->runtime()->wake_host(); }
+
+}  // namespace ponder::engine

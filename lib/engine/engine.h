@@ -1,0 +1,154 @@
+// Engine: continuous batching of one model's sequences. Plan, run, commit.
+//
+//   plan    (lock held)  admit waiting sequences, hand out rows and pages -> Step, plain data
+//   run     (no lock)    begin, each layer, end: a slice each, so that cancel and the host's frame
+//                        budget take effect at the next layer boundary
+//   commit  (lock held)  advance the timelines, publish full blocks, append the sampled tokens
+//
+// Only commit changes sequences, so a step that fails or is abandoned leaves no trace.
+//
+// Threads: run_slice() and set_slice_budget() belong to the driver; the rest may be called from any
+// thread. mu_ guards the block cache, all timelines and the queue of newcomers.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "lib/base/allocator.h"
+#include "lib/base/status.h"
+#include "lib/engine/generation.h"
+#include "lib/engine/model.h"
+#include "lib/engine/sequence.h"
+#include "lib/exec/exec.h"
+#include "lib/exec/loader.h"
+#include "lib/kv/block_cache.h"
+#include "lib/models/model.h"
+
+namespace ponder::engine {
+
+class Engine {
+ public:
+  struct Options {
+    uint32_t context = 0;      // tokens of one timeline at the most
+    uint64_t kv_bytes = 0;     // of the whole cache; covers at least one full context
+    DType kv_dtype = DType::kF32;
+    int32_t max_batch = 64;    // sequences in a step
+    int32_t step_tokens = 512; // rows in a step
+  };
+
+  // Allocates the KV cache and the step's arena; everything passed outlives the engine.
+  static StatusOr<std::unique_ptr<Engine>> create(Model* model, Backend* backend,
+                                                  std::unique_ptr<ModelGraph> graph,
+                                                  std::unique_ptr<WeightStore> weights,
+                                                  const Options& options);
+  ~Engine();
+
+  // ---- driver ----
+  // At most one layer of one step. False: nothing to do.
+  bool run_slice();
+  // Prefill chunks shrink so that a layer fits; 0: no limit.
+  void set_slice_budget(uint64_t budget_us) { slice_budget_us_ = budget_us; }
+  bool has_work() const;
+
+  // ---- timelines ----
+  // Gives its pages back, under the lock, when its last holder lets go of it.
+  std::shared_ptr<Timeline> add_timeline() ABSL_LOCKS_EXCLUDED(mu_);
+  std::shared_ptr<Timeline> fork_timeline(const Timeline& from);  // must not be busy
+  // Runs fn with the lock held.
+  template <typename Fn>
+  auto with_lock(Fn fn) const {
+    absl::MutexLock lock(&mu_);
+    return fn();
+  }
+  // Makes `prompt` the timeline's text, keeping what is computed of it, and queues the sequence.
+  void submit(std::unique_ptr<Sequence> sequence, std::vector<int32_t> prompt);
+
+  ModelStats stats() const;
+  uint32_t context() const { return options_.context; }
+
+ private:
+  // One sequence's share of a step.
+  struct Item {
+    Sequence* sequence;
+    int32_t first_row;
+    int32_t rows;
+    int32_t first_position;
+    std::vector<int32_t> pages;
+    bool wants_logits;  // of its last row, or of all rows when it scores
+  };
+  struct Step {
+    std::vector<Item> items;
+    std::vector<int32_t> tokens, positions, logit_rows;
+    std::vector<SequenceSlice> slices;
+    std::vector<SampledToken> sampled;  // [items]; id -1: none
+    Batch batch;
+    int next_slice = 0;      // 0: begin, 1..L: layers, then logits
+    size_t next_logits = 0;  // into logit_rows
+    std::vector<int32_t> logit_items;  // [R]: which item each of logit_rows belongs to
+    Tensor h;
+    absl::Time started;
+  };
+
+  Engine(Model* model, Backend* backend, std::unique_ptr<ModelGraph> graph,
+         std::unique_ptr<WeightStore> weights, const Options& options, const KvLayout& layout);
+
+  Status allocate();
+  bool run_slice_or_throw();
+  bool plan() ABSL_LOCKS_EXCLUDED(mu_);
+  void admit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Room for `rows` more tokens, taking pages back from the idle and from later sequences; false:
+  // not now, and the sequence may have ended.
+  bool make_room(Sequence* sequence, int32_t rows) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Which idle timeline with pages was used least recently; nullptr: none has any.
+  Timeline* longest_idle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Status copy_page(const PageCopy& copy);
+  void run_logits();
+  // What one row of logits means for its sequence; touches nothing but the sequence's own state.
+  Status read_row(Item& item, int32_t row, std::span<const float> logits, SampledToken* sampled);
+  void commit() ABSL_LOCKS_EXCLUDED(mu_);
+  void take_token(Item& item, const SampledToken& token);
+  void abandon(const Status& failure);  // every sequence of the step fails
+  void reap();                          // cancelled and ended ones leave
+  void finish(Sequence* sequence, Finish reason);
+  void fail(Sequence* sequence, const Status& status);
+  void told();  // something was published
+  int64_t row_budget() const;
+
+  Model* model_;
+  Backend* backend_;
+  std::unique_ptr<WeightStore> weights_;  // before graph_, whose views point into it
+  std::unique_ptr<ModelGraph> graph_;
+  Options options_;
+  KvLayout kv_layout_;
+  uint64_t kv_layer_bytes_ = 0;
+  Buffer kv_, arena_;
+  Buffer logits_;  // host copy of up to kLogitRows rows
+  Exec exec_;
+  const Status no_memory_;  // made beforehand: copying it takes no memory
+
+  mutable absl::Mutex mu_;
+  BlockCache cache_ ABSL_GUARDED_BY(mu_);
+  std::vector<Timeline*> timelines_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::unique_ptr<Sequence>> newcomers_ ABSL_GUARDED_BY(mu_);
+  ModelStats totals_ ABSL_GUARDED_BY(mu_);
+  double prefill_s_ ABSL_GUARDED_BY(mu_) = 0, decode_s_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t prefill_rows_ ABSL_GUARDED_BY(mu_) = 0, decode_rows_ ABSL_GUARDED_BY(mu_) = 0;
+
+  // The driver's own.
+  std::vector<std::unique_ptr<Sequence>> waiting_, running_;  // oldest first
+  std::atomic<uint32_t> waiting_count_{0}, running_count_{0};
+  std::optional<Step> step_;
+  Sequence* culprit_ = nullptr;  // whom an exception is about while planning or committing
+  uint64_t slice_budget_us_ = 0;
+  double us_per_row_ = 0;  // of one layer, as measured
+  uint64_t steps_ = 0;
+};
+
+}  // namespace ponder::engine

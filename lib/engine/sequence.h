@@ -1,0 +1,94 @@
+// What the engine keeps of one timeline and of one request under way.
+//
+// A Timeline is guarded by the engine's lock; while a Sequence runs on it (busy), only the driver
+// changes it. A Sequence belongs to the driver from the moment it is queued.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "lib/engine/generation.h"
+#include "lib/kv/block_table.h"
+#include "lib/sample/blank_trimmer.h"
+#include "lib/sample/reasoning_gate.h"
+#include "lib/sample/sampler.h"
+#include "lib/sample/stop_matcher.h"
+#include "lib/text/stream_decoder.h"
+
+namespace ponder::engine {
+
+// Tokens owned, and the pages that hold the keys and values of the first table.size() of them.
+struct Timeline {
+  std::vector<int32_t> tokens;
+  BlockTable table{nullptr};  // gets its cache from Engine::add_timeline
+  std::atomic<bool> busy{false};  // a generation is under way; cleared by the driver without lock
+  uint64_t last_used = 0;  // the engine's step count then: idle pages are taken back oldest first
+};
+
+// Where the logprobs of a scoring request go.
+struct ScoreSink {
+  uint32_t top_n = 0;
+  std::vector<float> logprobs;      // [count - 1]
+  std::vector<int32_t> top_tokens;  // [count, top_n]
+  std::vector<float> top_logprobs;
+};
+
+// Turns tokens into events: text of whole code points, thoughts apart from the answer, stop strings
+// cut, blank lines around the markers trimmed. Tokens travel with the next text that comes out.
+class EventWriter {
+ public:
+  EventWriter(const Tokenizer* tokenizer, GenerationState* state, StopMatcher stops,
+              uint32_t top_count, bool with_logprobs, bool hide_thoughts);
+
+  // What was sampled, before it is known what it is.
+  void queue(const SampledToken& token);
+  // What the gate made of it. True: a stop string was found, the text ends here.
+  bool resolve(const Accepted& accepted, const GenerationStats& totals);
+  // The text ends without a stop string.
+  void flush(const GenerationStats& totals);
+
+ private:
+  void add_text(Phase phase, const GenerationStats& totals);
+  void emit(EventKind kind, std::string text, const GenerationStats& totals);
+
+  const Tokenizer* tokenizer_;
+  GenerationState* state_;
+  uint32_t top_count_;
+  bool with_logprobs_, hide_thoughts_;
+  std::deque<SampledToken> unresolved_;
+  std::vector<SampledToken> spoken_;  // resolved as text, not yet in an event
+  Phase spoken_phase_ = Phase::kNone;
+  StreamDecoder thought_decoder_, answer_decoder_;
+  std::optional<BlankTrimmer> thought_trimmer_, answer_trimmer_;  // set once a marker was seen
+  StopMatcher stops_;
+};
+
+struct Sequence {
+  std::shared_ptr<GenerationState> state;
+  std::shared_ptr<Timeline> timeline;
+  uint32_t prompt_tokens = 0;
+  uint32_t limit = 0;  // the timeline ends at so many tokens: max_tokens or the context
+  bool ignore_eos = false;
+
+  ReasoningOptions reasoning;  // outlives gate
+  std::optional<ReasoningGate> gate;
+  std::optional<Sampler> sampler;
+  std::optional<EventWriter> writer;
+  std::shared_ptr<ScoreSink> score;  // set: no sampling, logprobs of the prompt go here
+
+  GenerationStats stats;
+  absl::Time submitted, first_token;
+  bool started = false;  // STARTED has been published
+  bool ended = false;    // FINISHED or the failure has been published
+
+  int64_t computed() const { return timeline->table.size(); }
+  int64_t pending() const { return static_cast<int64_t>(timeline->tokens.size()) - computed(); }
+};
+
+}  // namespace ponder::engine

@@ -17,8 +17,10 @@ uint64_t mix(uint64_t x) {
 
 }  // namespace
 
-BlockCache::BlockCache(int32_t pages, int32_t block_size)
-    : block_size_(std::max(block_size, 1)), pages_(static_cast<size_t>(std::max(pages, 1))) {
+BlockCache::BlockCache(int32_t pages, int32_t block_size, uint64_t hash_mask)
+    : block_size_(std::max(block_size, 1)),
+      pages_(static_cast<size_t>(std::max(pages, 1))),
+      hash_mask_(hash_mask) {
   tokens_.resize(pages_.size() * static_cast<size_t>(block_size_));
   buckets_.assign(std::bit_ceil(pages_.size()), kNone);
   // Where the heap put us is as good as a random number here: nobody outside can aim at a bucket,
@@ -132,7 +134,7 @@ uint64_t BlockCache::hash_block(uint64_t parent, std::span<const int32_t> tokens
   for (const int32_t token : tokens) {
     hash = mix(hash + static_cast<uint32_t>(token) + 0x9e3779b97f4a7c15u);
   }
-  return hash;
+  return hash & hash_mask_;
 }
 
 std::span<const int32_t> BlockCache::tokens_of(int32_t page) const {

@@ -60,7 +60,7 @@ StopMatcher::Result StopMatcher::feed(absl::string_view piece) {
     // What is held back is at least the longest unfinished beginning, so the cut lies within.
     result.text = std::exchange(held_, {});
     result.text.append(piece.substr(0, i + 1));
-    result.text.resize(result.text.size() - longest);
+    result.text.erase(result.text.size() - longest);
     result.matched = matched_;
     return result;
   }

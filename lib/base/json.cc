@@ -62,6 +62,10 @@ class BoundedBuilder : public nlohmann::json_sax<Json> {
 }  // namespace
 
 StatusOr<Json> parse_json(absl::string_view text, absl::string_view what) {
+  // The parser takes a NUL for the end of the text and would not see what follows.
+  if (const size_t at = text.find('\0'); at != text.npos) {
+    return corrupt_error(what, ": not valid JSON: byte ", at, ": a NUL");
+  }
   Json root;
   BoundedBuilder builder(root);
   const bool ok = Json::sax_parse(text.begin(), text.end(), &builder);

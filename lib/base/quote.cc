@@ -64,7 +64,10 @@ std::string escaped(absl::string_view text, size_t max, bool quotes) {
 std::string excerpt(absl::string_view text, size_t max) { return escaped(text, max, false); }
 
 std::string quote(absl::string_view text, size_t max) {
-  return '"' + escaped(text, max, true) + '"';
+  std::string out = "\"";
+  out += escaped(text, max, true);
+  out += '"';
+  return out;
 }
 
 }  // namespace ponder

@@ -22,6 +22,10 @@ class JsonReader : public nlohmann::json_sax<Json> {
 
   // Reads all of `text`; the first failure ends it.
   Status read(absl::string_view text) {
+    // The parser takes a NUL for the end of the text and would not see what follows.
+    if (const size_t at = text.find('\0'); at != text.npos) {
+      return corrupt_error(what_, ": is not valid JSON at byte ", at, ": a NUL");
+    }
     // The parser reports its own findings through parse_error, so `false` always has a status.
     if (!Json::sax_parse(text.begin(), text.end(), this) && status_.ok()) {
       return corrupt_error(what_, ": is not valid JSON");

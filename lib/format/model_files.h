@@ -36,7 +36,7 @@ struct ModelFiles {
 struct OpenOptions {
   Allocator* allocator = default_allocator();  // for weights that are read, not mapped
   Mapping mapping = Mapping::kAuto;            // for open_model_path only
-  std::string name;                            // overrides ModelFiles::name
+  std::string name = {};                       // overrides ModelFiles::name
 };
 
 StatusOr<ModelFiles> open_model(std::shared_ptr<const FileSource> source,

@@ -1,0 +1,153 @@
+// `ponder info` and `ponder devices`: what there is.
+
+#include <memory>
+#include <string>
+
+#include "commands.h"
+#include "options.h"
+
+namespace ponder::tool {
+namespace {
+
+const char* kv_type_name(int32_t type) {
+  switch (type) {
+    case PONDER_KV_F32: return "f32";
+    case PONDER_KV_BF16: return "bf16";
+    case PONDER_KV_F16: return "f16";
+    default: return "auto";
+  }
+}
+
+Json describe(const Loaded& loaded) {
+  const ponder_model_info info = info_of(loaded.model.get());
+  ponder_stats stats{};
+  check(ponder_model_get_stats(loaded.model.get(), &stats, sizeof stats), "asking for statistics");
+  return {
+      {"model", loaded.path},
+      {"name", view(info.name)},
+      {"architecture", view(info.architecture)},
+      {"fingerprint", view(info.fingerprint)},
+      {"parameters", info.parameters},
+      {"layers", info.layers},
+      {"vocabulary", info.vocabulary},
+      {"context", info.context},
+      {"trained_context", info.trained_context},
+      {"reasons", info.reasons != 0},
+      {"thought_open", view(info.thought_open)},
+      {"thought_close", view(info.thought_close)},
+      {"eos_tokens", std::vector<ponder_token>(info.eos_tokens, info.eos_tokens + info.eos_count)},
+      {"has_template", info.has_template != 0},
+      {"sampling",
+       {{"temperature", info.temperature},
+        {"top_k", info.top_k},
+        {"top_p", info.top_p},
+        {"min_p", info.min_p},
+        {"repeat_penalty", info.repeat_penalty}}},
+      {"device", device_id(device_at(loaded.runtime.get(), info.device))},
+      {"precision", info.precision == PONDER_PRECISION_F32 ? "f32" : "auto"},
+      {"kv_type", kv_type_name(info.kv_type)},
+      {"weight_bytes", info.weight_bytes},
+      {"kv_bytes", info.kv_bytes},
+      {"kv_bytes_per_1000_tokens", info.kv_bytes_per_1000},
+      {"scratch_bytes", stats.scratch_bytes},
+      {"memory_bytes", info.weight_bytes + info.kv_bytes + stats.scratch_bytes},
+      {"load_s", loaded.load_s},
+  };
+}
+
+void print_description(const Json& d) {
+  const auto row = [](const std::string& name, const std::string& value) {
+    output().write(name + std::string(name.size() < 14 ? 14 - name.size() : 1, ' ') + value + "\n");
+  };
+  const auto bytes = [&d](const char* key) { return human_bytes(d[key].get<uint64_t>()); };
+  const auto number = [&d](const char* key) { return std::to_string(d[key].get<uint64_t>()); };
+  const Json& s = d["sampling"];
+  row("model", d["model"].get<std::string>());
+  row("architecture", d["architecture"].get<std::string>());
+  row("size", number("parameters") + " parameters, " + number("layers") + " layers, " +
+                  number("vocabulary") + " tokens in the vocabulary");
+  row("context", number("context") + " tokens (made for " + number("trained_context") + ")");
+  row("thinks", !d["reasons"].get<bool>() ? "no"
+                                          : "yes, between " + d["thought_open"].get<std::string>() +
+                                                " and " + d["thought_close"].get<std::string>());
+  row("chat template", d["has_template"].get<bool>() ? "yes" : "no");
+  row("sampling", "temperature " + human_number(s["temperature"].get<double>()) + ", top-p " +
+                      human_number(s["top_p"].get<double>()) + ", top-k " +
+                      std::to_string(s["top_k"].get<uint32_t>()));
+  row("device", d["device"].get<std::string>() + ", KV cache in " + d["kv_type"].get<std::string>());
+  row("memory", bytes("memory_bytes") + ": weights " + bytes("weight_bytes") + ", KV cache " +
+                    bytes("kv_bytes") + " (" + bytes("kv_bytes_per_1000_tokens") +
+                    " per 1000 tokens), work area " + bytes("scratch_bytes"));
+  row("fingerprint", d["fingerprint"].get<std::string>());
+}
+
+Json describe_devices(const ponder_runtime* runtime) {
+  Json devices = Json::array();
+  const uint32_t count = ponder_runtime_device_count(runtime);
+  for (uint32_t i = 0; i < count; ++i) {
+    const ponder_device_info info = device_at(runtime, i);
+    devices.push_back({{"id", device_id(info)},
+                       {"kind", info.kind == PONDER_DEVICE_GPU ? "gpu" : "cpu"},
+                       {"backend", view(info.backend)},
+                       {"name", view(info.name)},
+                       {"memory_total", info.memory_total},
+                       {"memory_free", info.memory_free}});
+  }
+  return {{"devices", std::move(devices)}, {"build", parse_json(ponder_build_info(), "build info")}};
+}
+
+}  // namespace
+
+void add_info(CLI::App& app) {
+  struct Arguments {
+    ModelArguments model;
+    bool json = false;
+  };
+  CLI::App* command = app.add_subcommand("info", "What a model is and what it needs");
+  const auto args = std::make_shared<Arguments>();
+  args->model.add_positional(*command);
+  command->add_flag("--json", args->json, "One JSON object");
+  args->model.add_options(*command);
+  add_examples(*command, "  ponder info\n"
+                         "  ponder info ~/models/R1-Distill-Qwen-1.5B --json --context 8192");
+  command->callback([args] {
+    const Json description = describe(args->model.load());
+    if (args->json) {
+      output().json_line(description);
+    } else {
+      print_description(description);
+      output().flush();
+    }
+  });
+}
+
+void add_devices(CLI::App& app) {
+  struct Arguments {
+    ModelArguments model;
+    bool json = false;
+  };
+  CLI::App* command = app.add_subcommand("devices", "Where models can run on this machine");
+  const auto args = std::make_shared<Arguments>();
+  command->add_flag("--json", args->json, "One JSON object");
+  add_examples(*command, "  ponder devices\n  ponder devices --json");
+  command->callback([args] {
+    const RuntimePtr runtime = args->model.make_runtime();
+    const Json description = describe_devices(runtime.get());
+    if (args->json) {
+      output().json_line(description);
+      return;
+    }
+    for (const Json& device : description["devices"]) {
+      std::string line = device["id"].get<std::string>() + "  " + device["name"].get<std::string>() +
+                         " (" + device["backend"].get<std::string>();
+      if (const uint64_t total = device["memory_total"].get<uint64_t>(); total > 0) {
+        line += ", " + human_bytes(device["memory_free"].get<uint64_t>()) + " of " +
+                human_bytes(total) + " free";
+      }
+      output().write(line + ")\n");
+    }
+    output().flush();
+  });
+}
+
+}  // namespace ponder::tool

@@ -1,0 +1,70 @@
+// The options that several commands share, and what they turn into.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "api.h"
+#include "output.h"
+
+namespace ponder::tool {
+
+// The folder of the model that is used when none is named: beside the installed command
+// (../share/ponder/models/countdown) or in the source tree the command was built from.
+std::string shipped_model();
+
+// A runtime and a model in it. The last reference to the model ends the runtime.
+struct Loaded {
+  std::string path;
+  RuntimePtr runtime;
+  ModelPtr model;
+  double load_s = 0;
+};
+
+// MODEL, the device and how to compute.
+struct ModelArguments {
+  std::string model;  // empty: the shipped one
+  std::string device = "cpu";
+  std::string precision = "auto";
+  std::string kv_type = "auto";
+  uint32_t threads = 0;
+  uint32_t context = 0;
+  std::vector<std::string> hints;
+
+  void add_positional(CLI::App& app);  // [MODEL]
+  void add_options(CLI::App& app);
+  RuntimePtr make_runtime() const;
+  Loaded load() const;  // with progress on a terminal
+};
+
+// What the sampler and the thought budget are told; unset is the model's own default.
+struct SamplingArguments {
+  std::optional<float> temperature, top_p, min_p, repeat_penalty;
+  std::optional<uint32_t> top_k;
+  std::optional<uint64_t> seed;
+  uint32_t max_tokens = 0;
+  uint32_t think_soft = 0, think_hard = 0;
+  std::string think_closing;
+  bool greedy = false, no_think = false, think = false;
+
+  // with_seed: false where the command has a --seed of its own.
+  void add_options(CLI::App& app, bool with_seed = true);
+  void apply(ponder_request* request) const;
+};
+
+// "cpu", "ref", "cuda:0": the name that --device knows a device by.
+std::string device_id(const ponder_device_info& info);
+ponder_device_info device_at(const ponder_runtime* runtime, uint32_t index);
+
+// Adds examples below a command's help.
+void add_examples(CLI::App& app, const std::string& text);
+
+// Token ids of a JSON array, or of an array of arrays where `many` says so.
+std::vector<ponder_token> tokens_of(const Json& json, const std::string& where);
+Json parse_json(const std::string& text, const std::string& where);
+
+}  // namespace ponder::tool

@@ -446,7 +446,7 @@ void Engine::commit() {
       ++s.stats.steps;
       if (item.rows == 1 && s.stats.steps > 1) ++decoding;
       const SampledToken& sampled = step.sampled[static_cast<size_t>(&item - step.items.data())];
-      if (sampled.id >= 0) take_token(item, sampled);
+      if (sampled.id >= 0) take_token(s, sampled);
       if (s.ended) continue;
       if (s.score != nullptr) {
         if (s.pending() == 0) finish(&s, Finish::kStop);
@@ -474,8 +474,7 @@ void Engine::commit() {
   reap();
 }
 
-void Engine::take_token(Item& item, const SampledToken& sampled) {
-  Sequence& s = *item.sequence;
+void Engine::take_token(Sequence& s, const SampledToken& sampled) {
   const absl::Time now = absl::Now();
   if (s.timeline->tokens.size() == s.prompt_tokens) {
     s.first_token = now;

@@ -113,7 +113,7 @@ class Engine {
   // What one row of logits means for its sequence; touches nothing but the sequence's own state.
   Status read_row(Item& item, int32_t row, std::span<const float> logits, SampledToken* sampled);
   void commit() ABSL_LOCKS_EXCLUDED(mu_);
-  void take_token(Item& item, const SampledToken& token);
+  void take_token(Sequence& s, const SampledToken& token) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void abandon(const Status& failure);  // every sequence of the step fails
   void reap();                          // cancelled and ended ones leave
   void finish(Sequence* sequence, Finish reason);

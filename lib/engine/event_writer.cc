@@ -6,8 +6,7 @@ namespace ponder::engine {
 
 EventWriter::EventWriter(const Tokenizer* tokenizer, GenerationState* state, StopMatcher stops,
                          uint32_t top_count, bool with_logprobs, bool hide_thoughts)
-    : tokenizer_(tokenizer),
-      state_(state),
+    : state_(state),
       top_count_(top_count),
       with_logprobs_(with_logprobs),
       hide_thoughts_(hide_thoughts),

@@ -57,7 +57,6 @@ class EventWriter {
   void add_text(Phase phase, const GenerationStats& totals);
   void emit(EventKind kind, std::string text, const GenerationStats& totals);
 
-  const Tokenizer* tokenizer_;
   GenerationState* state_;
   uint32_t top_count_;
   bool with_logprobs_, hide_thoughts_;

@@ -1,5 +1,6 @@
 #include "lib/exec/loader.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -198,6 +199,51 @@ Tensor Loader::load_vector(const std::vector<WeightData>& parts) const {
   return tensor;
 }
 
+namespace {
+
+// YaRN (arXiv 2309.00071, sections 3.2 to 3.4): waves that turn more than beta_fast times within the
+// original context stay, those that turn less than beta_slow times are interpolated, with a linear
+// ramp between; cos and sin grow by the attention temperature. Names and the ramp's whole-number
+// ends are those of transformers' _compute_yarn_parameters.
+void apply_yarn(const Config& scaling, double theta, int64_t dim, Rope* rope) {
+  const double factor = scaling.f("factor");
+  const auto original = static_cast<double>(scaling.i("original_max_position_embeddings"));
+  if (!(factor > 0) || !(theta > 1)) {
+    scaling.fail(corrupt_error("config.json: rope_scaling of type yarn needs factor > 0 and "
+                               "rope_theta > 1"));
+    return;
+  }
+  const auto width = static_cast<double>(dim);
+  auto turning = [&](double turns) {  // the dimension whose wave turns so often in `original`
+    return width * std::log(original / (turns * 2 * M_PI)) / (2 * std::log(theta));
+  };
+  double low = turning(scaling.f("beta_fast", 32)), high = turning(scaling.f("beta_slow", 1));
+  if (scaling.b("truncate", true)) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, width - 1);
+  if (low == high) high += 0.001;
+  for (size_t i = 0; i < rope->inv_freq.size(); ++i) {
+    const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
+    const double f = rope->inv_freq[i];
+    rope->inv_freq[i] = static_cast<float>(f / factor * ramp + f * (1 - ramp));
+  }
+  auto temperature = [&](double mscale) {
+    return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
+  };
+  double magnitude = temperature(1);
+  if (scaling.has("attention_factor")) {
+    magnitude = scaling.f("attention_factor");
+  } else if (scaling.f("mscale", 0) != 0 && scaling.f("mscale_all_dim", 0) != 0) {
+    magnitude = temperature(scaling.f("mscale")) / temperature(scaling.f("mscale_all_dim"));
+  }
+  rope->magnitude = static_cast<float>(magnitude);
+}
+
+}  // namespace
+
 Rope make_rope(const Config& config, int64_t dim) {
   // lib/format has brought every spelling of these keys into one (read_model_config).
   const double theta = config.f("rope_theta", 10000.0);
@@ -234,9 +280,11 @@ Rope make_rope(const Config& config, int64_t dim) {
         f = static_cast<float>((1 - blend) * f / factor + blend * f);
       }
     }
+  } else if (type == "yarn") {
+    apply_yarn(scaling, theta, dim, &rope);
   } else {
     config.fail(unsupported_error("config.json: rope type \"", type,
-                                  "\" is not supported; known: default, linear, llama3"));
+                                  "\" is not supported; known: default, linear, llama3, yarn"));
   }
   return rope;
 }

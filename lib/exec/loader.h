@@ -75,8 +75,8 @@ class Loader {
 };
 
 // Rotary angles as config.json (normalised by read_model_config) describes them: rope_theta and
-// rope_scaling of type "linear" or "llama3" (Llama 3.1; transformers' modeling_rope_utils.py).
-// An unknown type is remembered in config as unsupported_error.
+// rope_scaling of type "linear", "llama3" (Llama 3.1) or "yarn"; the reference is transformers'
+// modeling_rope_utils.py. An unknown type is remembered in config as unsupported_error.
 Rope make_rope(const Config& config, int64_t dim);
 
 }  // namespace ponder

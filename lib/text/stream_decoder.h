@@ -33,7 +33,9 @@ class StreamDecoder {
   // nothing is taken off the front.
   explicit StreamDecoder(const Tokenizer* tokenizer, const DecodeOptions& options = {},
                          bool continues = false)
-      : tokenizer_(tokenizer), options_(options), at_start_(!continues) {}
+      : tokenizer_(tokenizer), options_(options) {
+    state_.at_start = !continues;
+  }
 
   std::string push(int32_t id);
   std::string flush();
@@ -41,7 +43,7 @@ class StreamDecoder {
  private:
   const Tokenizer* tokenizer_;
   DecodeOptions options_;
-  bool at_start_;
+  DecodeState state_;
   Utf8Accumulator accumulator_;
 };
 

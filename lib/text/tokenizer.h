@@ -36,6 +36,12 @@ struct DecodeOptions {
   bool skip_special = false;
 };
 
+// Where a text stands that is decoded token by token; a fresh one is the start of a text.
+struct DecodeState {
+  bool at_start = true;   // nothing has come out yet that the start would lose
+  int64_t stripped = 0;   // characters lost at the start so far
+};
+
 class Tokenizer {
  public:
   // From the bytes of a tokenizer.json. `what` names the file in errors; `log` hears of oddities
@@ -64,9 +70,9 @@ class Tokenizer {
   // The bytes that a token contributes in the middle of a text; empty for unknown ids. Points into
   // the tokenizer.
   absl::string_view token_bytes(int32_t id) const;
-  // What the start of a text loses (the "▁" that SentencePiece adds): the part of `bytes`, the
-  // bytes of the first token of a text, that decode() keeps.
-  absl::string_view without_prefix(absl::string_view bytes) const;
+  // The same at any place of a text: the start of one loses what encoding put there (the "▁" of
+  // SentencePiece). Calls with the ids of a text in order give the parts of decode().
+  absl::string_view token_bytes(int32_t id, DecodeState& state) const;
 
   // One more than the largest id. A model may have more rows than that.
   int32_t vocabulary_size() const;

@@ -18,10 +18,13 @@ struct TokenizerSpec {
     int32_t id = -1;
   };
 
+  // As the id of an added token: that of the piece it is, or else the next one behind the pieces.
+  static constexpr int32_t kNextId = -1;
+
   // A token recognised in the text before anything else happens to it.
   struct AddedToken {
     std::string text;
-    int32_t id = -1;
+    int32_t id = kNextId;
     bool special = false;      // left out by decode(skip_special); says nothing about recognition
     bool lstrip = false;       // swallows white space before it
     bool rstrip = false;       // swallows white space after it
@@ -44,7 +47,6 @@ struct TokenizerSpec {
       kNfkc,
       kNfkd,
       kStrip,           // white space at the ends
-      kStripAccents,    // combining marks go
       kLowercase,
       kByteLevel,       // every byte by its visible character
     };

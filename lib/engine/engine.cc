@@ -179,6 +179,12 @@ bool Engine::run_slice() {
 }
 
 bool Engine::run_slice_or_throw() {
+  {
+    absl::MutexLock lock(&mu_);
+    waiting_.reserve(waiting_.size() + newcomers_.size());
+    for (std::unique_ptr<Sequence>& s : newcomers_) waiting_.push_back(std::move(s));
+    newcomers_.clear();
+  }
   reap();
   if (!step_ && !plan()) return !running_.empty() || !waiting_.empty();
   Step& step = *step_;
@@ -218,8 +224,6 @@ int64_t Engine::row_budget() const {
 }
 
 void Engine::admit() {
-  for (std::unique_ptr<Sequence>& newcomer : newcomers_) waiting_.push_back(std::move(newcomer));
-  newcomers_.clear();
   while (!waiting_.empty() && running_.size() < static_cast<size_t>(options_.max_batch)) {
     Sequence& sequence = *waiting_.front();
     culprit_ = &sequence;

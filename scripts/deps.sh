@@ -64,6 +64,8 @@ describe() { # name variant -> version, url, url_sha256, pool, pool_sha256, opti
         # Only what backends/onednn calls: two primitives, forward only, and the brgemm ukernel.
         -DONEDNN_ENABLE_WORKLOAD=INFERENCE "-DONEDNN_ENABLE_PRIMITIVE=MATMUL;REORDER"
         -DONEDNN_EXPERIMENTAL_UKERNEL=ON
+        # Without the old generated GEMM kernels (a third of the code): brgemm covers AVX2 and up.
+        -DONEDNN_ENABLE_GEMM_KERNELS_ISA=NONE
         # Silent, and blind to the environment; the ISA limit stays for the tests.
         -DONEDNN_VERBOSE=OFF -DONEDNN_ENABLE_JIT_PROFILING=OFF -DONEDNN_ENABLE_ITT_TASKS=OFF
         -DONEDNN_ENABLE_CPU_ISA_HINTS=OFF -DONEDNN_ENABLE_MAX_CPU_ISA=ON)
@@ -127,8 +129,6 @@ CMAKE
     "folder and name the folder in PONDER_DISTFILES"
 }
 
-# ---- building -------------------------------------------------------------------------------------
-
 # Ninja's output becomes a line per five per cent (or one rewritten line on a terminal).
 progress() { # label
   local start=$SECONDS shown=-5 step=5 begin='' end=$'\n' line done all percent
@@ -151,10 +151,23 @@ patch_source() { # name folder
       # The library reads no environment variables, so neither does what is inside it.
       sed -i 's/const char \*value = ::getenv(name);/const char *value = nullptr;/' \
         "$2/src/common/utils.cpp"
-      grep -q 'value = nullptr;' "$2/src/common/utils.cpp" || die "onednn: the getenv patch did not apply"
+      grep -q 'value = nullptr;' "$2/src/common/utils.cpp" || die "onednn: the getenv patch failed"
+      # Without those kernels the gemm-based matmuls would be reference loops under another name,
+      # and on AVX2 they stand before brgemm in the list.
+      sed -i '/CPU_INSTANCE(gemm_.*matmul_t/d' "$2/src/cpu/matmul/cpu_matmul_list.cpp"
+      ! grep -q 'gemm_.*32.*_matmul_t' "$2/src/cpu/matmul/cpu_matmul_list.cpp" ||
+        die "onednn: the matmul list patch failed"
+      local file
+      while read -r file; do
+        case $file in '#'* | '') continue ;; esac
+        [ -f "$2/$file" ] || die "onednn: $file of scripts/deps/onednn-unused.txt does not exist"
+        rm "$2/$file"
+      done <"$here/deps/onednn-unused.txt"
       ;;
   esac
 }
+
+# ---- building -------------------------------------------------------------------------------------
 
 build() ( # name variant
   root=$(root_of "$1" "$2")

@@ -24,6 +24,7 @@ packages=(
   libpcre2-dev          # regular expressions of the tokenizers
   libutf8proc-dev       # Unicode normalisation of the tokenizers
   libcli11-dev          # the command line of tools/ (headers only)
+  libedit-dev           # line editing of `ponder chat`
   libgtest-dev          # tests
   libbenchmark-dev      # bench/
   abigail-tools         # tests/abi compares the library against its recorded ABI

@@ -34,8 +34,8 @@ struct SamplingParams {
   uint32_t penalty_window = 0;     // the last so many tokens of the text count; 0: all of them
 
   // Parallel; an id may not occur twice. A bias of minus infinity bans a token.
-  std::vector<int32_t> bias_tokens;
-  std::vector<float> biases;
+  std::vector<int32_t> bias_tokens = {};
+  std::vector<float> biases = {};
 
   uint64_t seed = 0;
 

@@ -12,9 +12,9 @@
 
 #include <cstdint>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "lib/base/status.h"
 #include "lib/sample/logprobs.h"
 #include "lib/sample/params.h"
@@ -93,7 +93,7 @@ class Sampler {
   // Tokens of counted_[window_begin_, end) are in counts_.
   std::vector<int32_t> counted_;
   size_t window_begin_ = 0;
-  absl::flat_hash_map<int32_t, int32_t> counts_;
+  std::unordered_map<int32_t, int32_t> counts_;
 };
 
 }  // namespace ponder

@@ -1,0 +1,132 @@
+// ponder-make-checkpoint writes folders that our own reader accepts in full.
+
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "gtest/gtest.h"
+#include "lib/format/model_files.h"
+#include "lib/tensor/half.h"
+#include "tests/lib/format/test_files.h"
+
+namespace ponder {
+namespace {
+
+int run(const std::string& arguments) {
+  const int status = std::system((std::string(PONDER_MAKE_CHECKPOINT) + " " + arguments).c_str());
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+float value(const WeightData& w, int64_t i) {
+  switch (w.dtype) {
+    case DType::kF16: return f16_to_f32(static_cast<const uint16_t*>(w.data)[i]);
+    case DType::kBF16: return bf16_to_f32(static_cast<const uint16_t*>(w.data)[i]);
+    default: return static_cast<const float*>(w.data)[i];
+  }
+}
+
+TEST(MakeCheckpoint, EveryArchitectureAndTypeOpens) {
+  const std::pair<const char*, const char*> architectures[] = {
+      {"qwen2", "Qwen2ForCausalLM"}, {"llama", "LlamaForCausalLM"}, {"qwen3", "Qwen3ForCausalLM"}};
+  for (const auto& [argument, name] : architectures) {
+    for (const char* dtype : {"f32", "f16", "bf16"}) {
+      TemporaryFolder folder;
+      ASSERT_EQ(0, run(folder.path() + " --arch " + argument + " --dtype " + dtype));
+      auto files = open_model_path(folder.path());
+      ASSERT_TRUE(files.ok()) << files.status();
+      EXPECT_EQ(name, files->architecture);
+      EXPECT_EQ(std::string(argument) == "qwen2",
+                files->weights->has("model.layers.1.self_attn.q_proj.bias"));
+      EXPECT_EQ(std::string(argument) == "qwen3",
+                files->weights->has("model.layers.1.self_attn.q_norm.weight"));
+      auto embedding = files->weights->find("model.embed_tokens.weight");
+      ASSERT_TRUE(embedding.ok()) << embedding.status();
+      EXPECT_EQ(dtype, dtype_name(embedding->dtype));
+      EXPECT_EQ((std::vector<int64_t>{512, 64}), embedding->shape);
+      EXPECT_FALSE(files->tokenizer.chat_template.empty());
+    }
+  }
+}
+
+TEST(MakeCheckpoint, WeightsHaveTheSpreadThatWasAskedFor) {
+  TemporaryFolder folder;
+  ASSERT_EQ(0, run(folder.path() + " --hidden 256 --heads 4 --ffn 512 --dtype f32"));
+  auto files = open_model_path(folder.path());
+  ASSERT_TRUE(files.ok()) << files.status();
+  auto w = files->weights->find("model.layers.0.mlp.up_proj.weight");
+  ASSERT_TRUE(w.ok());
+  double sum = 0, squares = 0;
+  for (int64_t i = 0; i < w->elements(); ++i) {
+    sum += value(*w, i);
+    squares += value(*w, i) * value(*w, i);
+  }
+  const double n = static_cast<double>(w->elements());
+  EXPECT_NEAR(0, sum / n, 1e-3);
+  EXPECT_NEAR(1 / 16.0, std::sqrt(squares / n), 1e-3);
+}
+
+TEST(MakeCheckpoint, ValuesDependOnSeedAndNameOnly) {
+  TemporaryFolder one, sharded, other;
+  ASSERT_EQ(0, run(one.path() + " --seed 7"));
+  ASSERT_EQ(0, run(sharded.path() + " --seed 7 --shard-size 50K"));
+  ASSERT_EQ(0, run(other.path() + " --seed 8"));
+  auto a = open_model_path(one.path()), b = open_model_path(sharded.path()),
+       c = open_model_path(other.path());
+  ASSERT_TRUE(a.ok() && b.ok() && c.ok()) << b.status();
+  EXPECT_FALSE(std::filesystem::exists(sharded.path("model.safetensors")));
+  EXPECT_EQ(a->fingerprint, b->fingerprint);
+  EXPECT_NE(a->fingerprint, c->fingerprint);
+  ASSERT_EQ(a->weights->names(), b->weights->names());
+  for (const std::string& name : a->weights->names()) {
+    auto left = a->weights->find(name), right = b->weights->find(name);
+    ASSERT_TRUE(left.ok() && right.ok());
+    EXPECT_EQ(0, std::memcmp(left->data, right->data,
+                             dtype_bytes(left->dtype, left->elements())))
+        << name;
+  }
+}
+
+TEST(MakeCheckpoint, SizesAndTyingAreAsAsked) {
+  TemporaryFolder folder;
+  ASSERT_EQ(0, run(folder.path() + " --tied --layers 3 --vocab 70000 --hidden 32 --head-dim 16"
+                                   " --kv-heads 1 --ffn 40 --arch llama --llama3-scaling"));
+  auto files = open_model_path(folder.path());
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_FALSE(files->weights->has("lm_head.weight"));
+  EXPECT_EQ((std::vector<int64_t>{16, 32}),
+            files->weights->info("model.layers.2.self_attn.k_proj.weight")->shape);
+  EXPECT_EQ("llama3", files->config["rope_scaling"]["rope_type"]);
+  const auto tokenizer = parse_json(files->tokenizer_json, "tokenizer.json");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ(70000u, (*tokenizer)["model"]["vocab"].size() + (*tokenizer)["added_tokens"].size());
+}
+
+TEST(MakeCheckpoint, TakesATokenizerThatIsGiven) {
+  TemporaryFolder donor, folder;
+  donor.write("tokenizer.json", R"({"added_tokens":[{"id":3,"content":"<s>"},{"id":4,"content":"</s>"}]})");
+  donor.write("tokenizer_config.json", R"({"bos_token":"<s>","eos_token":{"content":"</s>"}})");
+  ASSERT_EQ(0, run(folder.path() + " --tokenizer " + donor.path("tokenizer.json")));
+  auto files = open_model_path(folder.path());
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_EQ(3, *files->defaults.bos_id);
+  EXPECT_EQ((std::vector<int32_t>{4}), files->defaults.eos_ids);
+}
+
+TEST(MakeCheckpoint, RefusesWhatMakesNoModel) {
+  TemporaryFolder folder;
+  for (const char* arguments :
+       {"--heads 3", "--kv-heads 3", "--layers 0", "--arch gpt2", "--dtype f8", "--vocab 100",
+        "--shape gpt-5", "--hidden x", "--head-dim 3", "--frobnicate", "--layers", "--tokenizer /none",
+        "--shard-size 0"}) {
+    EXPECT_EQ(1, run(folder.path() + " " + arguments + " 2>/dev/null")) << arguments;
+  }
+  EXPECT_EQ(2, run("2>/dev/null"));
+  EXPECT_EQ(0, run("--help >/dev/null"));
+}
+
+}  // namespace
+}  // namespace ponder

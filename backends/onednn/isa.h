@@ -1,0 +1,23 @@
+// Which instruction set the CPU backend's own kernels use on this machine.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/strings/string_view.h"
+
+namespace ponder::cpu {
+
+// Ascending: a machine that runs one level runs all below it.
+enum class Isa : uint8_t {
+  kPortable,    // whatever the compiler's baseline is; any architecture
+  kAvx2,        // AVX2, FMA, F16C
+  kAvx512,      // AVX-512 F, BW, DQ, VL
+  kAvx512Bf16,  // and AVX512_BF16
+};
+
+// The best level that the processor has and the operating system lets us use.
+Isa detect_isa();
+
+absl::string_view isa_name(Isa isa);
+
+}  // namespace ponder::cpu

@@ -1,0 +1,128 @@
+// The inner loops of the CPU backend: one table of functions per instruction set.
+//
+// Everything here is plain C data, and the files that implement it include nothing with inline
+// functions but this header and the compiler's intrinsics: a template or inline function compiled
+// for AVX-512 must not become the one copy that the rest of the library links to.
+//
+// All kernels are pure: they touch only what their arguments name, allocate nothing, cannot fail,
+// and run on the calling thread. The arithmetic of one result never depends on how many rows a call
+// has, which is what makes results independent of batching (lib/device/backend.h).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace ponder::cpu {
+
+// How elements are stored; the numbers index the kernel tables below.
+enum Storage : uint8_t { kStoreF32 = 0, kStoreF16 = 1, kStoreBF16 = 2 };
+inline constexpr int kStorages = 3;
+
+constexpr int64_t storage_bytes(Storage s) { return s == kStoreF32 ? 4 : 2; }
+
+// ---- linear ---------------------------------------------------------------------------------------
+//
+// A weight [N, K] is cut into panels of 64 rows of W, which are 64 columns of the product. Panel p
+// holds, contiguously and padded with zeros to 64 columns and an even K:
+//   f32, f16:  [K][64]
+//   bf16:      [K/2][64][2]   two consecutive k side by side, as vdpbf16ps takes them
+// and the product of a row with a column is one chain of fused multiply-adds over ascending k per
+// block of K (kBlockF32 or kBlockBF16), the chains being added in ascending order, then the bias.
+
+inline constexpr int64_t kPanel = 64;
+inline constexpr int64_t kBlockF32 = 512;    // so that a panel block as floats is 128 KiB
+inline constexpr int64_t kBlockBF16 = 2048;  // 256 KiB; both sit in a second-level cache
+
+// One block of one panel times some rows.
+struct GemmArgs {
+  const void* a;     // [m, k]: f32, or bf16 for gemm_bf16 (k even there)
+  int64_t lda;       // elements
+  const void* b;     // this block of the panel, in the layout that the kernel wants
+  int64_t m, k;
+  float* c;          // [m, n]
+  int64_t ldc;
+  int32_t n;         // 1 to 64 columns exist
+  bool accumulate;   // c += chain, else c = chain
+  const float* bias;  // [n], added last; or null
+};
+
+// ---- attention ------------------------------------------------------------------------------------
+//
+// A page of P tokens holds per key/value head:
+//   keys    f32, f16: [E'][P]      bf16: [E'/2][P][2]     E' = E rounded up to even
+//   values  f32, f16: [P][F']      bf16: [P/2][F'][2]     F' = values' E rounded up to 16
+// Keys are taken in chunks of kChunk, each with a softmax of its own; chunks are merged in ascending
+// order. Chunk boundaries are positions, so they do not depend on what a step computes.
+
+inline constexpr int64_t kPageTokens = 32;
+inline constexpr int64_t kChunk = 256;
+
+struct ChunkArgs {
+  const float* q;           // [rows, E'], already times scale, padded with zeros
+  int64_t rows;
+  int64_t k_dim;            // E'
+  int64_t v_dim;            // F'
+  Storage storage;
+  const std::byte* const* k_pages;  // kChunk / P pointers (as many as `keys` needs)
+  const std::byte* const* v_pages;
+  int32_t keys;             // of the chunk that any row sees: 1 to kChunk
+  const int32_t* limits;    // [rows] how many of them each row sees, 0 to keys
+  float* scratch;           // chunk_scratch_floats()
+  float* highest;           // [rows] out: largest score
+  float* total;             // [rows] out: sum of exp(score - highest)
+  float* out;               // [rows, F'] out: sum of exp(score - highest) * value
+};
+
+// Scores of all rows, and the chunk's keys and values as floats.
+constexpr int64_t chunk_scratch_floats(int64_t rows, int64_t k_dim, int64_t v_dim) {
+  return rows * kChunk + kChunk * (k_dim + v_dim);
+}
+
+// ---- the table ------------------------------------------------------------------------------------
+
+struct Kernels {
+  // Rows of up to 64 weight rows to one panel; absent rows are null. Returns whether any element is
+  // a NaN or infinity. `k` is the width of the rows, which need no alignment.
+  bool (*pack_panel[kStorages])(const void* const* rows, int64_t k, void* panel);
+
+  // gemm_bf16 is null where there is no bf16 dot product.
+  void (*gemm_bf16)(const GemmArgs& args);
+  // Straight from a panel; best for a few rows.
+  void (*gemm_direct[kStorages])(const GemmArgs& args);
+  // For many rows: a block of a panel as floats in gemm_f32's own order, then any number of rows.
+  void (*unpack_block[kStorages])(const void* block, int64_t k, float* out);
+  void (*gemm_f32)(const GemmArgs& args);
+  int32_t direct_rows;  // up to here gemm_direct beats unpacking
+
+  // c[r][j] += bias[j]
+  void (*add_bias)(float* c, int64_t ldc, int64_t m, int64_t n, const float* bias);
+  // [n] floats to bf16, nearest even, zeros up to n_padded
+  void (*round_bf16)(const float* x, int64_t n, int64_t n_padded, uint16_t* out);
+  void (*widen[kStorages])(const void* x, int64_t n, float* out);
+
+  void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
+  void (*swiglu)(const float* gate, const float* up, int64_t n, float* out);
+  void (*add)(const float* a, const float* b, int64_t n, float* out);
+  // Turns one head in place: pairs (i, i + half), or (2i, 2i + 1) when interleaved.
+  void (*rope)(float* x, const float* cosines, const float* sines, int64_t half, bool interleaved);
+
+  // q times scale, zero-padded.
+  void (*scale_row)(const float* x, float scale, int64_t n, int64_t n_padded, float* out);
+  // One token's key and value of one head into its slot of a page.
+  void (*kv_store[kStorages])(const float* k, int64_t k_dim, const float* v, int64_t v_dim,
+                              int64_t v_padded, int64_t slot, std::byte* k_page,
+                              std::byte* v_page);
+  void (*attend_chunk)(const ChunkArgs& args);
+  // Folds a later chunk's (highest, total, out) into an earlier one's.
+  void (*merge_chunk)(float* highest, float* total, float* out, float chunk_highest,
+                      float chunk_total, const float* chunk_out, int64_t n);
+  // out[i] = x[i] * factor
+  void (*scale_out)(const float* x, float factor, int64_t n, float* out);
+};
+
+const Kernels* kernels_portable();
+const Kernels* kernels_avx2();        // null when not compiled for x86-64
+const Kernels* kernels_avx512();
+const Kernels* kernels_avx512bf16();
+
+}  // namespace ponder::cpu

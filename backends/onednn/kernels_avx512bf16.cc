@@ -1,0 +1,117 @@
+// What AVX512_BF16 adds: products of bf16 pairs summed in float32.
+
+#include "backends/onednn/kernels.h"
+
+#if defined(__AVX512BF16__)
+
+#include <immintrin.h>
+
+namespace ponder::cpu {
+namespace {
+
+constexpr int kColumns = 4;  // vectors in a panel
+constexpr int kRows = 6;     // 24 of the 32 registers are sums
+constexpr int64_t kAhead = 2048;  // bytes to prefetch; the hardware's prefetcher stops at page borders
+
+inline __mmask16 lanes_below(int64_t n) {
+  return n >= 16 ? __mmask16{0xffff} : n <= 0 ? __mmask16{0} : static_cast<__mmask16>((1u << n) - 1);
+}
+
+inline __m512bh load_pairs(const uint16_t* p) {
+  return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
+}
+
+inline __m512bh broadcast_pair(const uint16_t* p) {
+  int32_t pair;
+  __builtin_memcpy(&pair, p, sizeof(pair));
+  return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+}
+
+template <int R>
+void tile(const GemmArgs& g, int64_t row) {
+  const uint16_t* a = static_cast<const uint16_t*>(g.a) + row * g.lda;
+  const uint16_t* b = static_cast<const uint16_t*>(g.b);
+  __m512 acc[R][kColumns];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kColumns; ++j) acc[r][j] = _mm512_setzero_ps();
+  }
+  for (int64_t i = 0; i < g.k; i += 2, b += kPanel * 2) {
+    __m512bh w[kColumns];
+#pragma GCC unroll 4
+    for (int j = 0; j < kColumns; ++j) {
+      if constexpr (R <= 2) {
+        _mm_prefetch(reinterpret_cast<const char*>(b + j * 32) + kAhead, _MM_HINT_T0);
+      }
+      w[j] = load_pairs(b + j * 32);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const __m512bh x = broadcast_pair(a + r * g.lda + i);
+#pragma GCC unroll 4
+      for (int j = 0; j < kColumns; ++j) acc[r][j] = _mm512_dpbf16_ps(acc[r][j], x, w[j]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    float* c = g.c + (row + r) * g.ldc;
+#pragma GCC unroll 4
+    for (int j = 0; j < kColumns; ++j) {
+      const __mmask16 mask = lanes_below(g.n - j * 16);
+      __m512 v = acc[r][j];
+      if (g.accumulate) v = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c + j * 16), v);
+      if (g.bias != nullptr) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask, g.bias + j * 16));
+      _mm512_mask_storeu_ps(c + j * 16, mask, v);
+    }
+  }
+}
+
+void gemm_bf16(const GemmArgs& g) {
+  int64_t tiles = (g.m + kRows - 1) / kRows;
+  for (int64_t row = 0; row < g.m; --tiles) {
+    const int64_t rows = (g.m - row + tiles - 1) / tiles;
+    switch (rows) {
+      case 1: tile<1>(g, row); break;
+      case 2: tile<2>(g, row); break;
+      case 3: tile<3>(g, row); break;
+      case 4: tile<4>(g, row); break;
+      case 5: tile<5>(g, row); break;
+      default: tile<6>(g, row); break;
+    }
+    row += rows;
+  }
+}
+
+// Nearest even like the others; values below 2^-126 become zero.
+void round_bf16(const float* x, int64_t n, int64_t n_padded, uint16_t* out) {
+  for (int64_t i = 0; i < n_padded; i += 16) {
+    const __m512 v = _mm512_maskz_loadu_ps(lanes_below(n - i), x + i);
+    _mm256_mask_storeu_epi16(out + i, lanes_below(n_padded - i),
+                             reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
+  }
+}
+
+Kernels make_kernels() {
+  Kernels k = *kernels_avx512();
+  k.gemm_bf16 = gemm_bf16;
+  k.round_bf16 = round_bf16;
+  return k;
+}
+
+}  // namespace
+
+const Kernels* kernels_avx512bf16() {
+  static const Kernels kernels = make_kernels();
+  return &kernels;
+}
+
+}  // namespace ponder::cpu
+
+#else
+
+namespace ponder::cpu {
+const Kernels* kernels_avx512bf16() { return nullptr; }
+}  // namespace ponder::cpu
+
+#endif

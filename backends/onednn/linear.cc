@@ -1,0 +1,218 @@
+#include "backends/onednn/linear.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "backends/ref/weights.h"
+
+namespace ponder::cpu {
+namespace {
+
+// A task does one panel for at most so many rows: beyond it the rows' own bytes crowd the cache.
+constexpr int64_t kRowsPerTask = 512;
+
+Storage storage_of(DType dtype) {
+  switch (dtype) {
+    case DType::kF16: return kStoreF16;
+    case DType::kBF16: return kStoreBF16;
+    default: return kStoreF32;
+  }
+}
+
+// K cut into equal blocks of at most `limit`, all but the last a multiple of 32.
+int64_t block_of(int64_t k, int64_t limit) {
+  const int64_t blocks = (k + limit - 1) / limit;
+  return std::min(k, ((k + blocks - 1) / blocks + 31) / 32 * 32);
+}
+
+// Large pages: fewer page faults while packing, fewer address translations while running.
+void advise_huge_pages(const Buffer& buffer) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kHuge = uintptr_t{2} << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(buffer.data()) + kHuge - 1) & ~(kHuge - 1);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(buffer.data()) + buffer.size()) & ~(kHuge - 1);
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)buffer;
+#endif
+}
+
+}  // namespace
+
+Linear::Linear(const Kernels* kernels, Brgemm* brgemm, Allocator* allocator, ThreadPool* pool)
+    : kernels_(kernels),
+      brgemm_(brgemm),
+      allocator_(allocator),
+      pool_(pool),
+      workers_(pool),
+      rounded_(allocator, "rounded activations of a linear layer"),
+      unpacked_(allocator, "unpacked weights of a linear layer") {}
+
+StatusOr<std::unique_ptr<PackedWeight>> Linear::pack(std::span<const WeightData> parts,
+                                                     const PackOptions& options) const {
+  PONDER_RETURN_IF_ERROR(ref::check_weight_shapes(parts));
+  auto weight = std::make_unique<PanelWeight>();
+  bool same = true;
+  for (const WeightData& part : parts) {
+    weight->rows += part.shape[0];
+    same = same && part.dtype == parts[0].dtype;
+  }
+  weight->cols = parts[0].shape[1];
+  weight->storage = same ? storage_of(parts[0].dtype) : kStoreF32;
+  weight->depth = (weight->cols + 1) / 2 * 2;
+  weight->panels = (weight->rows + kPanel - 1) / kPanel;
+  weight->bf16_inputs = options.precision == Precision::kAuto && weight->storage == kStoreBF16 &&
+                        kernels_->gemm_bf16 != nullptr;
+  PONDER_ASSIGN_OR_RETURN(
+      weight->data,
+      Buffer::create(allocator_, static_cast<size_t>(weight->panels * weight->panel_bytes()),
+                     absl::StrCat("weights ", parts[0].describe(),
+                                  parts.size() > 1 ? " and those beside it" : "")));
+  weight->bytes = weight->data.size();
+  advise_huge_pages(weight->data);
+
+  // Parts of different types meet as floats, 64 rows at a time.
+  Buffer widened;
+  const int64_t cols = weight->cols;
+  if (!same) {
+    PONDER_ASSIGN_OR_RETURN(
+        widened, Buffer::create(allocator_, workers_.lanes() * sizeof(float) * kPanel * cols,
+                                "weight rows being packed"));
+  }
+
+  std::atomic<int64_t> bad_panel{-1};
+  workers_.tasks(weight->panels, [&](int64_t panel, uint32_t lane) {
+    const void* rows[kPanel] = {};
+    size_t part = 0;
+    int64_t row = panel * kPanel;
+    for (; row >= parts[part].shape[0]; ++part) row -= parts[part].shape[0];
+    for (int64_t n = 0; n < kPanel && panel * kPanel + n < weight->rows; ++n, ++row) {
+      for (; row == parts[part].shape[0]; ++part) row = 0;
+      const WeightData& from = parts[part];
+      rows[n] = static_cast<const char*>(from.data) + row * dtype_bytes(from.dtype, cols);
+      if (!same) {
+        float* to = widened.as<float>() + (lane * kPanel + n) * cols;
+        kernels_->widen[storage_of(from.dtype)](rows[n], cols, to);
+        rows[n] = to;
+      }
+    }
+    std::byte* out = weight->data.as<std::byte>() + panel * weight->panel_bytes();
+    if (kernels_->pack_panel[weight->storage](rows, cols, out)) bad_panel.store(panel);
+    if (weight->depth != cols && weight->storage != kStoreBF16) {
+      std::fill_n(out + cols * kPanel * storage_bytes(weight->storage),
+                  kPanel * storage_bytes(weight->storage), std::byte{0});
+    }
+  });
+  if (bad_panel.load() >= 0) {
+    for (const WeightData& part : parts) {
+      const int64_t index = ref::find_non_finite(part, 0, part.elements());
+      if (index >= 0) return ref::non_finite_error(part, index);
+    }
+    return internal_error("weights ", parts[0].describe(), " changed while they were packed");
+  }
+  return weight;
+}
+
+StatusOr<std::unique_ptr<PackedWeight>> Linear::pack_table(const WeightData& table) const {
+  PONDER_RETURN_IF_ERROR(ref::check_weight_shapes({&table, 1}));
+  auto weight = std::make_unique<TableWeight>();
+  weight->rows = table.shape[0];
+  weight->cols = table.shape[1];
+  weight->storage = storage_of(table.dtype);
+  weight->table = table;
+  std::atomic<int64_t> bad{-1};
+  workers_.ranges(weight->rows, static_cast<double>(weight->cols), [&](int64_t first, int64_t last) {
+    const int64_t found = ref::find_non_finite(table, first * weight->cols, last * weight->cols);
+    if (found >= 0) bad.store(found);
+  });
+  if (bad.load() >= 0) return ref::non_finite_error(table, bad.load());
+  return weight;
+}
+
+Status Linear::run(const LinearParams& p) {
+  const auto& weight = *static_cast<const PanelWeight*>(p.w);
+  if (p.x.dim[0] == 0) return OkStatus();
+  return weight.bf16_inputs ? run_bf16(p, weight) : run_f32(p, weight);
+}
+
+Status Linear::run_bf16(const LinearParams& p, const PanelWeight& w) {
+  const int64_t rows = p.x.dim[0];
+  // Half a line more than needed keeps rows from falling onto the same cache sets.
+  const int64_t lda = (w.depth + 31) / 32 * 32 + 32;
+  PONDER_ASSIGN_OR_RETURN(std::byte * memory,
+                          rounded_.reserve(rows * lda * static_cast<int64_t>(sizeof(uint16_t))));
+  auto* a = reinterpret_cast<uint16_t*>(memory);
+  workers_.ranges(rows, 0.05 * static_cast<double>(w.cols), [&](int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; ++t) {
+      kernels_->round_bf16(p.x.f32() + t * p.x.stride[0], w.cols, w.depth, a + t * lda);
+    }
+  });
+
+  const int64_t block = block_of(w.depth, kBlockBF16);
+  const int64_t row_blocks = (rows + kRowsPerTask - 1) / kRowsPerTask;
+  workers_.tasks(w.panels * row_blocks, [&](int64_t task, uint32_t) {
+    const int64_t panel = task / row_blocks;
+    const int64_t first = rows * (task % row_blocks) / row_blocks;
+    GemmArgs g;
+    g.m = rows * (task % row_blocks + 1) / row_blocks - first;
+    g.lda = lda;
+    g.n = static_cast<int32_t>(std::min(kPanel, w.rows - panel * kPanel));
+    g.ldc = p.out.stride[0];
+    g.c = p.out.f32() + first * g.ldc + panel * kPanel;
+    for (int64_t k = 0; k < w.depth; k += block) {
+      g.k = std::min(block, w.depth - k);
+      g.a = a + first * lda + k;
+      g.b = w.panel(panel) + k * kPanel * 2;
+      g.accumulate = k > 0;
+      const bool last = k + g.k == w.depth;
+      g.bias = last && p.bias.rank > 0 ? p.bias.f32() + panel * kPanel : nullptr;
+      kernels_->gemm_bf16(g);
+    }
+  });
+  return OkStatus();
+}
+
+Status Linear::run_f32(const LinearParams& p, const PanelWeight& w) {
+  const int64_t rows = p.x.dim[0];
+  const bool direct = rows <= kernels_->direct_rows;
+  const int64_t block = block_of(w.cols, kBlockF32);
+  float* unpacked = nullptr;
+  if (!direct) {
+    PONDER_ASSIGN_OR_RETURN(std::byte * memory,
+                            unpacked_.reserve(workers_.lanes() * block * kPanel *
+                                              static_cast<int64_t>(sizeof(float))));
+    unpacked = reinterpret_cast<float*>(memory);
+  }
+  const int64_t row_blocks = (rows + kRowsPerTask - 1) / kRowsPerTask;
+  workers_.tasks(w.panels * row_blocks, [&](int64_t task, uint32_t lane) {
+    const int64_t panel = task / row_blocks;
+    const int64_t first = rows * (task % row_blocks) / row_blocks;
+    GemmArgs g;
+    g.m = rows * (task % row_blocks + 1) / row_blocks - first;
+    g.lda = p.x.stride[0];
+    g.n = static_cast<int32_t>(std::min(kPanel, w.rows - panel * kPanel));
+    g.ldc = p.out.stride[0];
+    g.c = p.out.f32() + first * g.ldc + panel * kPanel;
+    for (int64_t k = 0; k < w.cols; k += block) {
+      g.k = std::min(block, w.cols - k);
+      g.a = p.x.f32() + first * g.lda + k;
+      g.b = w.panel(panel) + k * kPanel * storage_bytes(w.storage);
+      g.accumulate = k > 0;
+      const bool last = k + g.k == w.cols;
+      g.bias = last && p.bias.rank > 0 ? p.bias.f32() + panel * kPanel : nullptr;
+      if (direct) {
+        kernels_->gemm_direct[w.storage](g);
+      } else {
+        float* floats = unpacked + lane * block * kPanel;
+        kernels_->unpack_block[w.storage](g.b, g.k, floats);
+        g.b = floats;
+        kernels_->gemm_f32(g);
+      }
+    }
+  });
+  return OkStatus();
+}
+
+}  // namespace ponder::cpu

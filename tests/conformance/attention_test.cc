@@ -1,0 +1,248 @@
+#include <numeric>
+
+#include "tests/conformance/support.h"
+
+namespace ponder {
+namespace {
+
+struct Heads {
+  int64_t h, g, e;
+};
+// Group sizes 1 to 12, head widths of toy and real models.
+const Heads kHeads[] = {{8, 4, 8},    {4, 4, 32},  {6, 3, 48},   {6, 2, 32},   {12, 2, 128},
+                        {7, 1, 64},   {8, 8, 80},  {2, 2, 256},  {12, 1, 96},  {3, 1, 7}};
+const DType kKvTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+
+// One sequence's whole life: queries, keys and values of every position.
+struct Timeline {
+  int64_t tokens;
+  std::vector<float> q, k, v;
+
+  Timeline(const Heads& s, int64_t n, uint32_t seed)
+      : tokens(n),
+        q(random_floats(static_cast<size_t>(n * s.h * s.e), seed, 2.0f)),
+        k(random_floats(static_cast<size_t>(n * s.g * s.e), seed + 1, 2.0f)),
+        v(random_floats(static_cast<size_t>(n * s.g * s.e), seed + 2)) {}
+};
+
+// A cache of one layer on one machine, holding several timelines.
+class Cache {
+ public:
+  Cache(const Machine& machine, const Heads& s, DType dtype, int32_t pages)
+      : machine_(machine), shape_(s) {
+    layer_.shape = KvShape{1, s.g, s.e, s.e};
+    auto layout = machine->kv_layout(layer_.shape, dtype);
+    EXPECT_TRUE(layout.ok()) << layout.status();
+    layer_.layout = *layout;
+    EXPECT_EQ(layer_.layout.page_bytes % 64, 0u);
+    // What was never written is NaN, and nobody may notice.
+    memory_.assign(static_cast<size_t>(pages) * layer_.layout.page_bytes + 64, std::byte{0xff});
+    auto address = reinterpret_cast<uintptr_t>(memory_.data());
+    layer_.base = memory_.data() + (64 - address % 64) % 64;
+    free_.resize(static_cast<size_t>(pages));
+    std::iota(free_.begin(), free_.end(), 0);
+    std::shuffle(free_.begin(), free_.end(), std::mt19937(9));
+  }
+
+  struct Piece {
+    const Timeline* timeline;
+    std::vector<int32_t>* pages;
+    int64_t first, rows;
+  };
+
+  // One step: the pieces' rows in one batch. Returns [rows, H * E].
+  std::vector<float> step(const std::vector<Piece>& pieces, bool attend = true) {
+    std::vector<float> q, k, v;
+    std::vector<int32_t> positions;
+    std::vector<SequenceSlice> slices;
+    const int64_t qe = shape_.h * shape_.e, ke = shape_.g * shape_.e;
+    for (const Piece& p : pieces) {
+      SequenceSlice slice;
+      slice.first_row = static_cast<int32_t>(positions.size());
+      slice.rows = static_cast<int32_t>(p.rows);
+      slice.first_position = static_cast<int32_t>(p.first);
+      while (static_cast<int64_t>(p.pages->size()) * layer_.layout.page_tokens < p.first + p.rows) {
+        p.pages->push_back(free_.back());
+        free_.pop_back();
+      }
+      slice.pages = *p.pages;
+      slices.push_back(slice);
+      for (int64_t r = p.first; r < p.first + p.rows; ++r) positions.push_back(static_cast<int32_t>(r));
+      const Timeline& t = *p.timeline;
+      q.insert(q.end(), t.q.begin() + p.first * qe, t.q.begin() + (p.first + p.rows) * qe);
+      k.insert(k.end(), t.k.begin() + p.first * ke, t.k.begin() + (p.first + p.rows) * ke);
+      v.insert(v.end(), t.v.begin() + p.first * ke, t.v.begin() + (p.first + p.rows) * ke);
+    }
+    const auto rows = static_cast<int64_t>(positions.size());
+    Batch batch;
+    batch.positions = positions;
+    batch.sequences = slices;
+    EXPECT_TRUE(machine_->begin_step(batch).ok());
+    EXPECT_TRUE(machine_->kv_write({layer_, view(k, {rows, shape_.g, shape_.e}),
+                                    view(v, {rows, shape_.g, shape_.e}), &batch}).ok());
+    std::vector<float> out(static_cast<size_t>(rows * qe), NAN);
+    if (!attend) return out;
+    AttentionParams p{};
+    p.q = view(q, {rows, shape_.h, shape_.e});
+    p.cache = layer_;
+    p.batch = &batch;
+    p.scale = 1.0f / std::sqrt(static_cast<float>(shape_.e));
+    p.out = view(out, {rows, qe});
+    EXPECT_TRUE(machine_->attention(p).ok());
+    return out;
+  }
+
+  const KvLayer& layer() const { return layer_; }
+
+ private:
+  const Machine& machine_;
+  Heads shape_;
+  KvLayer layer_;
+  std::vector<std::byte> memory_;
+  std::vector<int32_t> free_;
+};
+
+using AttentionConformance = Conformance;
+
+TEST_P(AttentionConformance, AgreesWithTheReferenceOnRaggedBatches) {
+  const Machine machine(GetParam(), 3);
+  const Machine ref = reference();
+  // A prompt's first part, one in its middle, decoding at page and chunk borders, and a long one.
+  struct Part {
+    int64_t cached, rows;
+  };
+  const std::vector<std::vector<Part>> batches = {
+      {{0, 1}},
+      {{0, 40}},
+      {{31, 1}, {32, 1}, {33, 2}},
+      {{255, 1}, {256, 1}, {254, 5}, {0, 3}},
+      {{300, 70}, {0, 17}, {767, 1}},
+      {{1500, 1}},
+  };
+  for (const Heads& heads : kHeads) {
+    for (DType dtype : kKvTypes) {
+      for (size_t b = 0; b < batches.size(); ++b) {
+        SCOPED_TRACE(absl::StrCat("H ", heads.h, " G ", heads.g, " E ", heads.e, " ", dtype_name(dtype),
+                                  " batch ", b));
+        std::vector<Timeline> timelines;
+        for (const Part& part : batches[b]) {
+          timelines.emplace_back(heads, part.cached + part.rows,
+                                 static_cast<uint32_t>(100 * timelines.size() + 1));
+        }
+        const auto run = [&](const Machine& m) {
+          Cache cache(m, heads, dtype, 80);
+          std::vector<std::vector<int32_t>> pages(timelines.size());
+          std::vector<Cache::Piece> cached, step;
+          for (size_t i = 0; i < timelines.size(); ++i) {
+            const Part& part = batches[b][i];
+            if (part.cached > 0) cached.push_back({&timelines[i], &pages[i], 0, part.cached});
+            step.push_back({&timelines[i], &pages[i], part.cached, part.rows});
+          }
+          if (!cached.empty()) cache.step(cached, false);
+          return cache.step(step);
+        };
+        const auto wanted = run(ref), got = run(machine);
+        const double tolerance = attention_tolerance(heads.e);
+        for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], wanted[i], tolerance) << i;
+      }
+    }
+  }
+}
+
+TEST_P(AttentionConformance, RowsDependOnTheirOwnKeysOnlyBitForBit) {
+  const Machine one(GetParam(), 1);
+  const Machine four(GetParam(), 4);
+  for (const Heads& heads : {Heads{6, 2, 32}, Heads{12, 2, 128}, Heads{3, 1, 7}}) {
+    for (DType dtype : kKvTypes) {
+      SCOPED_TRACE(absl::StrCat("H ", heads.h, " E ", heads.e, " ", dtype_name(dtype)));
+      constexpr int64_t kTokens = 600;
+      const Timeline timeline(heads, kTokens, 1), other(heads, kTokens, 50);
+      const auto width = static_cast<size_t>(heads.h * heads.e);
+      // The whole prompt in one step.
+      std::vector<int32_t> pages;
+      Cache whole_cache(four, heads, dtype, 20);
+      const auto whole = whole_cache.step({{&timeline, &pages, 0, kTokens}});
+      // In uneven chunks, in batches with another sequence, on other numbers of threads; the last
+      // rows one at a time.
+      for (const Machine* machine : {&one, &four}) {
+        for (const bool beside : {false, true}) {
+          Cache cache(*machine, heads, dtype, 60);
+          std::vector<int32_t> mine, others;
+          int64_t at = 0;
+          for (int64_t rows : {1, 2, 30, 31, 97, 200, 1, 1, 100, 133, 1, 1, 1, 1}) {
+            std::vector<Cache::Piece> pieces;
+            if (beside) pieces.push_back({&other, &others, at, rows});
+            pieces.push_back({&timeline, &mine, at, rows});
+            const auto out = cache.step(pieces);
+            const float* got = out.data() + (beside ? static_cast<size_t>(rows) * width : 0);
+            ASSERT_TRUE(same_bits(got, whole.data() + static_cast<size_t>(at) * width,
+                                  static_cast<size_t>(rows) * width))
+                << "rows " << at << " to " << at + rows << (beside ? " beside another" : " alone");
+            at += rows;
+          }
+          ASSERT_EQ(at, kTokens);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(AttentionConformance, LongContextDecodesAsTheReferenceDoes) {
+  const Machine machine(GetParam(), 4);
+  const Machine ref = reference();
+  const Heads heads{6, 2, 64};
+  constexpr int64_t kTokens = 9000;
+  const Timeline timeline(heads, kTokens, 3);
+  const auto run = [&](const Machine& m) {
+    Cache cache(m, heads, DType::kBF16, 300);
+    std::vector<int32_t> pages;
+    cache.step({{&timeline, &pages, 0, kTokens - 1}}, false);
+    return cache.step({{&timeline, &pages, kTokens - 1, 1}});
+  };
+  const auto wanted = run(ref), got = run(machine);
+  for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], wanted[i], attention_tolerance(64));
+}
+
+TEST_P(AttentionConformance, CopiedPageHoldsTheSameKeysAndValues) {
+  const Machine machine(GetParam(), 2);
+  const Heads heads{4, 2, 32};
+  const Timeline timeline(heads, 64, 3);
+  Cache cache(machine, heads, DType::kF16, 10);
+  std::vector<int32_t> pages;
+  cache.step({{&timeline, &pages, 0, 40}}, false);
+  // Page 1 of the sequence moves to a page of its own, as a fork does before it writes.
+  std::vector<int32_t> forked = pages;
+  int32_t free_page = 0;
+  while (free_page == pages[0] || free_page == pages[1]) ++free_page;
+  ASSERT_TRUE(machine->copy_page(cache.layer(), pages[1], free_page).ok());
+  forked[1] = free_page;
+  const auto original = cache.step({{&timeline, &pages, 40, 1}});
+  const auto fork = cache.step({{&timeline, &forked, 40, 1}});
+  EXPECT_TRUE(same_bits(original.data(), fork.data(), fork.size()));
+}
+
+TEST_P(AttentionConformance, HalfPrecisionCacheHoldsHugeValuesFinite) {
+  if (GetParam().name == "ref") GTEST_SKIP() << "the reference rounds to infinity";
+  const Machine machine(GetParam(), 1);
+  const Heads heads{1, 1, 8};
+  Timeline timeline(heads, 2, 3);
+  timeline.v[0] = 1e6f;
+  timeline.v[1] = -1e6f;
+  Cache cache(machine, heads, DType::kF16, 2);
+  std::vector<int32_t> pages;
+  const auto out = cache.step({{&timeline, &pages, 0, 1}});
+  EXPECT_EQ(out[0], 65504.0f);
+  EXPECT_EQ(out[1], -65504.0f);
+}
+
+TEST_P(AttentionConformance, UnknownCacheTypesAreRefused) {
+  const Machine machine(GetParam(), 1);
+  const auto layout = machine->kv_layout(KvShape{1, 2, 32, 32}, DType::kI32);
+  EXPECT_EQ(layout.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(machine->default_kv_dtype(Precision::kF32), DType::kF32);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, AttentionConformance, ::testing::ValuesIn(targets()), target_name);
+
+}  // namespace
+}  // namespace ponder

@@ -2,11 +2,14 @@
 
 #include <signal.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
-#include <iostream>
+#include <memory>
+#include <new>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "commands.h"
 #include "failure.h"
@@ -14,6 +17,28 @@
 
 namespace ponder::tool {
 namespace {
+
+// Plainer than the default: "--top-k N", without lists of what excludes what.
+class HelpFormatter : public CLI::Formatter {
+ public:
+  HelpFormatter() { column_width(34); }
+
+  std::string make_option_opts(const CLI::Option* option) const override {
+    if (option->get_positional() || option->get_type_size() == 0) return {};
+    std::string type = option->get_type_name();
+    type.resize(std::min(type.find(':'), type.size()));
+    if (type == "UINT" || type == "INT") type = "N";
+    if (type == "FLOAT") type = "X";
+    const std::string value = option->get_default_str();
+    return " " + type + (value.empty() ? "" : " (" + value + ")");
+  }
+  std::string make_group(std::string group, bool positional,
+                         std::vector<const CLI::Option*> options) const override {
+    std::string text = "\n" + group + ":\n";
+    for (const CLI::Option* option : options) text += make_option(option, positional);
+    return text;
+  }
+};
 
 std::string version_text() {
   int32_t major = 0, minor = 0, patch = 0;
@@ -47,7 +72,7 @@ int run(int argc, char** argv) {
   CLI::App app("Run reasoning language models: they think, then they answer.", "ponder");
   app.set_version_flag("--version", version_text, "Print the version");
   app.require_subcommand(1);
-  app.get_formatter()->column_width(34);
+  app.formatter(std::make_shared<HelpFormatter>());
   add_run(app);
   add_chat(app);
   add_tokenize(app);
@@ -79,6 +104,10 @@ int run(int argc, char** argv) {
   } catch (const CLI::RuntimeError& e) {
     return e.get_exit_code();
   } catch (const CLI::ParseError& e) {
+    // The parser only says that a command is missing.
+    if (app.get_subcommands().empty() && argc > 1 && argv[1][0] != '-') {
+      return usage_failure(app, "there is no command '" + std::string(argv[1]) + "'");
+    }
     return usage_failure(app, e.what());
   } catch (const UsageError& e) {
     return usage_failure(app, e.what());

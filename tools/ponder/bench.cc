@@ -62,13 +62,13 @@ std::string part_line(const char* what, const std::string& of, const std::vector
 
 void run(const BenchArguments& args) {
   const Loaded loaded = args.model.load();
-  const uint32_t context = info_of(loaded.model.get()).context;
+  const uint32_t context = loaded.model.info().context;
   const uint64_t needed = std::max(uint64_t{args.prompt} + 1, uint64_t{args.depth} + args.generate + 1);
   if (needed > context) {
     throw Failure("the measurement needs " + std::to_string(needed) + " tokens and the context holds " +
                   std::to_string(context) + "; choose smaller -p, -d or -n");
   }
-  Meter meter(loaded.model.get(), args.batch, args.seed);
+  Meter meter(loaded.model, args.batch, args.seed);
   std::vector<double> prefill, decode;
   if (args.prompt > 0) {
     const uint64_t tokens = uint64_t{args.prompt} * args.batch;

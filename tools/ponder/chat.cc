@@ -31,8 +31,7 @@ struct ChatArguments {
 
 class Conversation {
  public:
-  Conversation(ChatArguments& args, const Loaded& loaded)
-      : args_(args), loaded_(loaded), session_(new_session(loaded.model.get())) {
+  Conversation(ChatArguments& args, const Model& model) : args_(args), session_(model) {
     reset();
   }
 
@@ -89,7 +88,7 @@ class Conversation {
   }
 
   void reset() {
-    chat_ = new_chat();
+    chat_ = Chat();
     if (!args_.system.empty()) {
       check(ponder_chat_add(chat_.get(), PONDER_ROLE_SYSTEM, args_.system.data(), args_.system.size()),
             "the system message (is it UTF-8?)");
@@ -98,55 +97,56 @@ class Conversation {
 
   // A turn that fails leaves the conversation as it was.
   void answer(std::string_view text) {
-    const uint32_t before = ponder_chat_message_count(chat_.get());
+    const uint32_t before = chat_.message_count();
     try {
       check(ponder_chat_add(chat_.get(), PONDER_ROLE_USER, text.data(), text.size()),
             "the message (is it UTF-8?)");
-      const RequestPtr request = new_request();
-      check(ponder_request_set_chat(request.get(), chat_.get()), "setting the prompt");
-      args_.sampling.apply(request.get());
-      const GenerationPtr generation = submit(session_.get(), request.get());
+      Request request;
+      request.chat(chat_);
+      args_.sampling.apply(request);
+      Generation generation = session_.submit(request);
       Display display(!args_.hide_thoughts);
       const Outcome outcome =
-          follow(generation.get(), [&](const ponder_event& event) { display.show(event); });
+          follow(generation, [&](const ponder_event& event) { display.show(event); });
       display.end();
       if (!args_.quiet) diagnostics().line(statistics_line(outcome));
-      remember(outcome, before);
+      if (outcome.finish == PONDER_FINISH_CANCELLED) {
+        chat_.truncate(before);
+      } else {
+        remember(outcome);
+      }
     } catch (const Failure& failure) {
-      check(ponder_chat_truncate(chat_.get(), before), "taking the message back");
-      diagnostics().line("ponder: " + one_line(failure.what()) + " (/reset starts over)");
+      take_back(before, failure.what());
+    } catch (const Error& error) {
+      take_back(before, error.what());
     }
   }
 
-  void remember(const Outcome& outcome, uint32_t before) {
-    if (outcome.finish == PONDER_FINISH_CANCELLED) {
-      check(ponder_chat_truncate(chat_.get(), before), "taking the message back");
-      return;
-    }
+  void take_back(uint32_t before, const char* why) {
+    chat_.truncate(before);
+    diagnostics().line("ponder: " + one_line(why) + " (/reset starts over)");
+  }
+
+  void remember(const Outcome& outcome) {
     std::string_view answer = outcome.answer;
     answer.remove_prefix(std::min(answer.find_first_not_of('\n'), answer.size()));
-    ponder_error* error = nullptr;
-    check(ponder_chat_add_assistant(chat_.get(), outcome.thought.data(), outcome.thought.size(),
-                                    answer.data() == nullptr ? "" : answer.data(), answer.size(),
-                                    nullptr, 0, &error),
-          error, "keeping the answer");
+    chat_.add_assistant(outcome.thought, answer);
   }
 
   ChatArguments& args_;
-  const Loaded& loaded_;
-  SessionPtr session_;
-  ChatPtr chat_;
+  Session session_;
+  Chat chat_;
 };
 
 void run(ChatArguments& args) {
   const Loaded loaded = args.model.load();
   const std::unique_ptr<LineEditor> editor = make_line_editor();
   if (diagnostics().is_terminal()) {
-    const ponder_model_info info = info_of(loaded.model.get());
-    diagnostics().line(std::string(view(info.name)) + ": " + std::to_string(info.context) +
+    const ponder_model_info info = loaded.model.info();
+    diagnostics().line(std::string(text_of(info.name)) + ": " + std::to_string(info.context) +
                        " tokens of context. /help lists the commands.");
   }
-  Conversation conversation(args, loaded);
+  Conversation conversation(args, loaded.model);
   while (const std::optional<std::string> line = editor->read("> ")) {
     if (!conversation.take(*line)) break;
   }

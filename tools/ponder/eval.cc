@@ -40,8 +40,10 @@ struct Tally {
 
 // One of the requests under way at a time.
 struct Slot {
-  SessionPtr session;
-  GenerationPtr generation;  // null: free
+  explicit Slot(const Model& model) : session(model) {}
+
+  Session session;
+  Generation generation;  // empty: free
   size_t question = 0;
   Outcome outcome;
 };
@@ -86,16 +88,17 @@ class Evaluation {
   }
 
   Tally run() {
-    std::vector<Slot> slots(std::min<size_t>(args_.sessions, questions_.size()));
-    for (Slot& slot : slots) slot.session = new_session(loaded_.model.get());
+    std::vector<Slot> slots;
+    const size_t at_once = std::min<size_t>(args_.sessions, questions_.size());
+    for (size_t i = 0; i < at_once; ++i) slots.emplace_back(loaded_.model);
     while (tally_.done < questions_.size()) {
       bool moved = false;
       for (Slot& slot : slots) {
-        if (slot.generation == nullptr && next_ < questions_.size()) {
+        if (!slot.generation && next_ < questions_.size()) {
           ask(slot);
           moved = true;
         }
-        if (slot.generation != nullptr && pull(slot)) {
+        if (slot.generation && pull(slot)) {
           finish(slot);
           moved = true;
         }
@@ -112,34 +115,27 @@ class Evaluation {
   void ask(Slot& slot) {
     slot.question = next_++;
     slot.outcome = {};
-    const std::string& prompt = questions_[slot.question].prompt;
-    const ChatPtr chat = new_chat();
-    check(ponder_chat_add(chat.get(), PONDER_ROLE_USER, prompt.data(), prompt.size()), "the puzzle");
-    const RequestPtr request = new_request();
-    check(ponder_request_set_chat(request.get(), chat.get()), "setting the prompt");
-    args_.sampling.apply(request.get());
+    Request request;
+    request.chat(Chat().add_user(questions_[slot.question].prompt));
+    args_.sampling.apply(request);
     // Every puzzle its own stream of choices, the same ones however many run side by side.
-    check(ponder_request_set_seed(request.get(), args_.seed * 1'000'003 + slot.question), "the seed");
-    slot.generation = submit(slot.session.get(), request.get());
-    ponder_generation_set_waker(slot.generation.get(), News::tell, &news_);
+    request.seed(args_.seed * 1'000'003 + slot.question);
+    slot.generation = slot.session.submit(request);
+    slot.generation.set_waker(News::tell, &news_);
   }
 
   // Takes what has happened so far; true at the end.
   static bool pull(Slot& slot) {
+    Event event;
     for (;;) {
-      ponder_event event{};
-      ponder_error* error = nullptr;
-      const ponder_status status =
-          ponder_generation_next(slot.generation.get(), &event, sizeof event, &error);
-      check(status, error, "generating");
-      if (status == PONDER_DONE) return true;
-      if (status == PONDER_PENDING) return false;
-      collect(event, slot.outcome);
+      const ponder_status status = slot.generation.next(event);
+      if (status != PONDER_OK) return status == PONDER_DONE;
+      collect(event.raw(), slot.outcome);
     }
   }
 
   void finish(Slot& slot) {
-    slot.generation.reset();
+    slot.generation = Generation();
     const Question& question = questions_[slot.question];
     const Outcome& outcome = slot.outcome;
     const bool closed = outcome.thought_end == PONDER_FINISH_STOP;

@@ -1,5 +1,8 @@
-// How the command gives up: one line for stderr and an exit status.
+// How the command gives up: one line for stderr and an exit status. Failures of the library that
+// bring words are ponder::Error and end as Failure does.
 #pragma once
+
+#include <ponder/ponder.hpp>
 
 #include <stdexcept>
 #include <string>
@@ -24,5 +27,12 @@ struct UsageError : std::runtime_error {
 
 // Whoever read our output has gone: nothing to say, and nobody to say it to.
 struct PipeClosed : std::exception {};
+
+// Throws Failure when `status` is one. For calls that bring no words of their own; `what` names the
+// option or the input, and what it must be.
+inline void check(ponder_status status, const std::string& what) {
+  if (status < 0) throw Failure(what + ": " + ponder_status_name(status));
+}
+inline void check(const Error& error, const std::string& what) { check(error.status(), what); }
 
 }  // namespace ponder::tool

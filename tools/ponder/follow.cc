@@ -38,7 +38,7 @@ Json top_logprobs(const ponder_event& event) {
 
 Json piece_json(const char* name, const ponder_event& event) {
   Json json = {{"event", name},
-               {"text", view(event.text)},
+               {"text", text_of(event.text)},
                {"tokens", std::vector<ponder_token>(event.tokens, event.tokens + event.token_count)}};
   if (event.logprobs != nullptr) json["logprobs"] = token_logprobs(event);
   if (event.top_count > 0) json["top"] = top_logprobs(event);
@@ -71,9 +71,9 @@ void collect(const ponder_event& event, Outcome& outcome) {
   outcome.thought_tokens = event.thought_tokens;
   outcome.answer_tokens = event.answer_tokens;
   switch (event.kind) {
-    case PONDER_EVENT_THOUGHT: outcome.thought += view(event.text); break;
+    case PONDER_EVENT_THOUGHT: outcome.thought += text_of(event.text); break;
     case PONDER_EVENT_THOUGHT_END: outcome.thought_end = event.finish; break;
-    case PONDER_EVENT_ANSWER: outcome.answer += view(event.text); break;
+    case PONDER_EVENT_ANSWER: outcome.answer += text_of(event.text); break;
     case PONDER_EVENT_FINISHED:
       outcome.finish = event.finish;
       outcome.tokens.assign(event.tokens, event.tokens + event.token_count);
@@ -82,8 +82,7 @@ void collect(const ponder_event& event, Outcome& outcome) {
   }
 }
 
-Outcome follow(ponder_generation* generation,
-               const std::function<void(const ponder_event&)>& on_event) {
+Outcome follow(Generation& generation, const std::function<void(const ponder_event&)>& on_event) {
   Outcome outcome;
   const InterruptCounter interrupt;
   int heeded = 0;
@@ -93,27 +92,26 @@ Outcome follow(ponder_generation* generation,
       heeded = interrupt.count();
       if (thinking && !closing) {
         closing = true;
-        ponder_generation_close_thought(generation);
+        generation.close_thought();
       } else {
-        ponder_generation_cancel(generation);
+        generation.cancel();
       }
     }
-    ponder_event event{};
-    ponder_error* error = nullptr;
-    const ponder_status status = ponder_generation_next(generation, &event, sizeof event, &error);
-    check(status, error, "generating");
+    Event event;
+    const ponder_status status = generation.next(event);
     if (status == PONDER_DONE) break;
     if (status == PONDER_PENDING) {
-      check(ponder_generation_wait(generation, kLookForInterruptsUs), "waiting for the model");
+      generation.wait(kLookForInterruptsUs);
       continue;
     }
-    collect(event, outcome);
-    if (event.kind == PONDER_EVENT_THOUGHT) thinking = true;
-    if (event.kind == PONDER_EVENT_THOUGHT_END || event.kind == PONDER_EVENT_ANSWER) thinking = false;
-    on_event(event);
+    collect(event.raw(), outcome);
+    if (event.kind() == PONDER_EVENT_THOUGHT) thinking = true;
+    if (event.kind() == PONDER_EVENT_THOUGHT_END || event.kind() == PONDER_EVENT_ANSWER) {
+      thinking = false;
+    }
+    on_event(event.raw());
   }
-  check(ponder_generation_get_stats(generation, &outcome.stats, sizeof outcome.stats),
-        "asking for statistics");
+  outcome.stats = generation.stats();
   return outcome;
 }
 
@@ -147,9 +145,9 @@ Json event_json(const ponder_event& event) {
     case PONDER_EVENT_ANSWER: return piece_json("answer", event);
     default:
       return {{"event", "tool_call"},
-              {"name", view(event.name)},
-              {"id", view(event.id)},
-              {"arguments", view(event.text)}};
+              {"name", text_of(event.name)},
+              {"id", text_of(event.id)},
+              {"arguments", text_of(event.text)}};
   }
 }
 
@@ -205,11 +203,11 @@ void Display::show(const ponder_event& event) {
         break;
       }
       set_dim(true);
-      put(view(event.text));
+      put(text_of(event.text));
       thought_shown_ = true;
       break;
     case PONDER_EVENT_ANSWER: {
-      std::string_view text = view(event.text);
+      std::string_view text = text_of(event.text);
       if (thought_shown_ && !answer_begun_) {
         // One blank line between thought and answer, however the model spaces them.
         text.remove_prefix(std::min(text.find_first_not_of("\n"), text.size()));
@@ -223,8 +221,8 @@ void Display::show(const ponder_event& event) {
     }
     case PONDER_EVENT_TOOL_CALL:
       set_dim(false);
-      put(std::string(at_line_start_ ? "" : "\n") + std::string(view(event.name)) + " " +
-          std::string(view(event.text)) + "\n");
+      put(std::string(at_line_start_ ? "" : "\n") + std::string(text_of(event.name)) + " " +
+          std::string(text_of(event.text)) + "\n");
       break;
     default: break;
   }

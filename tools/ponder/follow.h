@@ -5,7 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "api.h"
+#include <ponder/ponder.hpp>
+
 #include "output.h"
 
 namespace ponder::tool {
@@ -36,7 +37,7 @@ void collect(const ponder_event& event, Outcome& outcome);
 
 // Blocks until the end. The first interrupt closes an open thought ("answer now"), the next cancels;
 // without an open thought the first one cancels.
-Outcome follow(ponder_generation* generation, const std::function<void(const ponder_event&)>& on_event);
+Outcome follow(Generation& generation, const std::function<void(const ponder_event&)>& on_event);
 
 // "stop", "length", ...
 const char* finish_name(int32_t finish);

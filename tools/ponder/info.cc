@@ -19,22 +19,21 @@ const char* kv_type_name(int32_t type) {
 }
 
 Json describe(const Loaded& loaded) {
-  const ponder_model_info info = info_of(loaded.model.get());
-  ponder_stats stats{};
-  check(ponder_model_get_stats(loaded.model.get(), &stats, sizeof stats), "asking for statistics");
+  const ponder_model_info info = loaded.model.info();
+  const ponder_stats stats = loaded.model.stats();
   return {
       {"model", loaded.path},
-      {"name", view(info.name)},
-      {"architecture", view(info.architecture)},
-      {"fingerprint", view(info.fingerprint)},
+      {"name", text_of(info.name)},
+      {"architecture", text_of(info.architecture)},
+      {"fingerprint", text_of(info.fingerprint)},
       {"parameters", info.parameters},
       {"layers", info.layers},
       {"vocabulary", info.vocabulary},
       {"context", info.context},
       {"trained_context", info.trained_context},
       {"reasons", info.reasons != 0},
-      {"thought_open", view(info.thought_open)},
-      {"thought_close", view(info.thought_close)},
+      {"thought_open", text_of(info.thought_open)},
+      {"thought_close", text_of(info.thought_close)},
       {"eos_tokens", std::vector<ponder_token>(info.eos_tokens, info.eos_tokens + info.eos_count)},
       {"has_template", info.has_template != 0},
       {"sampling",
@@ -43,7 +42,7 @@ Json describe(const Loaded& loaded) {
         {"top_p", info.top_p},
         {"min_p", info.min_p},
         {"repeat_penalty", info.repeat_penalty}}},
-      {"device", device_id(device_at(loaded.runtime.get(), info.device))},
+      {"device", device_id(loaded.runtime.device(info.device))},
       {"precision", info.precision == PONDER_PRECISION_F32 ? "f32" : "auto"},
       {"kv_type", kv_type_name(info.kv_type)},
       {"weight_bytes", info.weight_bytes},
@@ -81,15 +80,14 @@ void print_description(const Json& d) {
   row("fingerprint", d["fingerprint"].get<std::string>());
 }
 
-Json describe_devices(const ponder_runtime* runtime) {
+Json describe_devices(const Runtime& runtime) {
   Json devices = Json::array();
-  const uint32_t count = ponder_runtime_device_count(runtime);
-  for (uint32_t i = 0; i < count; ++i) {
-    const ponder_device_info info = device_at(runtime, i);
+  for (uint32_t i = 0; i < runtime.device_count(); ++i) {
+    const ponder_device_info info = runtime.device(i);
     devices.push_back({{"id", device_id(info)},
                        {"kind", info.kind == PONDER_DEVICE_GPU ? "gpu" : "cpu"},
-                       {"backend", view(info.backend)},
-                       {"name", view(info.name)},
+                       {"backend", text_of(info.backend)},
+                       {"name", text_of(info.name)},
                        {"memory_total", info.memory_total},
                        {"memory_free", info.memory_free}});
   }
@@ -131,8 +129,7 @@ void add_devices(CLI::App& app) {
   command->add_flag("--json", args->json, "One JSON object");
   add_examples(*command, "  ponder devices\n  ponder devices --json");
   command->callback([args] {
-    const RuntimePtr runtime = args->model.make_runtime();
-    const Json description = describe_devices(runtime.get());
+    const Json description = describe_devices(args->model.make_runtime());
     if (args->json) {
       output().json_line(description);
       return;

@@ -113,6 +113,8 @@ int run(int argc, char** argv) {
     return usage_failure(app, e.what());
   } catch (const Failure& e) {
     return failure(e.what());
+  } catch (const Error& e) {
+    return failure(e.what());
   }
 }
 

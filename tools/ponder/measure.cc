@@ -11,18 +11,13 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // Pulls events until the end; the finish must be that of a request that got all it asked for.
-void drain(ponder_generation* generation, uint64_t& prompt_tokens_computed) {
-  for (;;) {
-    ponder_event event{};
-    ponder_error* error = nullptr;
-    const ponder_status status = ponder_generation_next(generation, &event, sizeof event, &error);
-    check(status, error, "generating");
-    if (status == PONDER_DONE) return;
-    if (status == PONDER_PENDING) {
-      check(ponder_generation_wait(generation, PONDER_FOREVER), "waiting for the model");
-    } else if (event.kind == PONDER_EVENT_STARTED) {
-      prompt_tokens_computed += event.prompt_tokens - event.cached_tokens;
-    } else if (event.kind == PONDER_EVENT_FINISHED && event.finish != PONDER_FINISH_LENGTH) {
+void drain(Generation& generation, uint64_t& prompt_tokens_computed) {
+  Event event;
+  while (generation.next_blocking(event)) {
+    const ponder_event& raw = event.raw();
+    if (raw.kind == PONDER_EVENT_STARTED) {
+      prompt_tokens_computed += raw.prompt_tokens - raw.cached_tokens;
+    } else if (raw.kind == PONDER_EVENT_FINISHED && raw.finish != PONDER_FINISH_LENGTH) {
       throw Failure("the measured request ended before its last token; the figures would be wrong");
     }
   }
@@ -30,9 +25,9 @@ void drain(ponder_generation* generation, uint64_t& prompt_tokens_computed) {
 
 }  // namespace
 
-Meter::Meter(ponder_model* model, uint32_t batch, uint64_t seed)
-    : random_(seed), any_token_(0, static_cast<ponder_token>(info_of(model).vocabulary - 1)) {
-  for (uint32_t i = 0; i < batch; ++i) sessions_.push_back(new_session(model));
+Meter::Meter(const Model& model, uint32_t batch, uint64_t seed)
+    : random_(seed), any_token_(0, static_cast<ponder_token>(model.info().vocabulary - 1)) {
+  for (uint32_t i = 0; i < batch; ++i) sessions_.emplace_back(model);
 }
 
 Timing Meter::prefill(uint32_t tokens) {
@@ -59,32 +54,21 @@ Meter::Prompts Meter::random_prompts(uint32_t tokens) {
 ponder_token Meter::random_token() { return any_token_(random_); }
 
 Timing Meter::run(const Prompts& prompts, uint32_t max_tokens) {
-  std::vector<RequestPtr> requests;
-  for (const std::vector<ponder_token>& prompt : prompts) {
-    RequestPtr request = new_request();
-    check(ponder_request_set_tokens(request.get(), prompt.data(), prompt.size()), "setting the prompt");
-    check(ponder_request_set_max_tokens(request.get(), max_tokens), "setting the token limit");
-    check(ponder_request_set_temperature(request.get(), 0), "setting the temperature");
-    check(ponder_request_set_ignore_eos(request.get(), 1), "ignoring the end of text");
-    requests.push_back(std::move(request));
+  std::vector<Request> requests(prompts.size());
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    requests[i].tokens(prompts[i]).max_tokens(max_tokens).temperature(0).ignore_eos(true);
   }
   Timing timing;
-  std::vector<GenerationPtr> generations;
+  std::vector<Generation> generations;
   const Clock::time_point begin = Clock::now();
-  for (size_t i = 0; i < requests.size(); ++i) {
-    generations.push_back(submit(sessions_[i].get(), requests[i].get()));
-  }
-  for (const GenerationPtr& generation : generations) {
-    drain(generation.get(), timing.prompt_tokens_computed);
-  }
+  for (size_t i = 0; i < requests.size(); ++i) generations.push_back(sessions_[i].submit(requests[i]));
+  for (Generation& generation : generations) drain(generation, timing.prompt_tokens_computed);
   timing.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   return timing;
 }
 
 void Meter::forget() {
-  for (const SessionPtr& session : sessions_) {
-    check(ponder_session_truncate(session.get(), 0), "emptying a session");
-  }
+  for (Session& session : sessions_) session.truncate(0);
 }
 
 Spread spread_of(std::vector<double> samples) {

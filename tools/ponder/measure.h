@@ -13,7 +13,9 @@
 #include <random>
 #include <vector>
 
-#include "api.h"
+#include <ponder/ponder.hpp>
+
+#include "failure.h"
 
 namespace ponder::tool {
 
@@ -26,7 +28,7 @@ struct Timing {
 class Meter {
  public:
   // The model must outlive the meter.
-  Meter(ponder_model* model, uint32_t batch, uint64_t seed);
+  Meter(const Model& model, uint32_t batch, uint64_t seed);
 
   // `batch` prompts of `tokens` tokens each.
   Timing prefill(uint32_t tokens);
@@ -43,7 +45,7 @@ class Meter {
   // Empties the sessions, so that their past does not take room from the measured tokens.
   void forget();
 
-  std::vector<SessionPtr> sessions_;
+  std::vector<Session> sessions_;
   std::mt19937_64 random_;
   std::uniform_int_distribution<ponder_token> any_token_;
 };

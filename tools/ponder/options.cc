@@ -28,11 +28,10 @@ void show_log(void*, int32_t, const char* text, size_t size) {
   diagnostics().line("ponder: " + one_line({text, size}));
 }
 
-uint32_t find_device(const ponder_runtime* runtime, const std::string& wanted) {
+uint32_t find_device(const Runtime& runtime, const std::string& wanted) {
   std::string known;
-  const uint32_t count = ponder_runtime_device_count(runtime);
-  for (uint32_t i = 0; i < count; ++i) {
-    const std::string id = device_id(device_at(runtime, i));
+  for (uint32_t i = 0; i < runtime.device_count(); ++i) {
+    const std::string id = device_id(runtime.device(i));
     if (id == wanted || (wanted == "cuda" && id == "cuda:0")) return i;
     known += (known.empty() ? "" : ", ") + id;
   }
@@ -87,27 +86,21 @@ void ModelArguments::add_options(CLI::App& app) {
       ->group(group);
 }
 
-RuntimePtr ModelArguments::make_runtime() const {
-  ponder_runtime_options* raw = nullptr;
-  check(ponder_runtime_options_create(&raw), "making runtime options");
-  const RuntimeOptionsPtr options(raw);
-  check(ponder_runtime_options_set_threads(raw, threads), "--threads");
-  check(ponder_runtime_options_set_log(raw, show_log, nullptr, PONDER_LOG_WARNING), "setting the log");
-  ponder_runtime* runtime = nullptr;
-  ponder_error* error = nullptr;
-  check(ponder_runtime_create(raw, &runtime, &error), error, "starting the runtime");
-  return RuntimePtr(runtime);
+Runtime ModelArguments::make_runtime() const {
+  const RuntimeOptions options;
+  check(ponder_runtime_options_set_threads(options.get(), threads), "--threads");
+  check(ponder_runtime_options_set_log(options.get(), show_log, nullptr, PONDER_LOG_WARNING),
+        "setting the log");
+  return Runtime(options);
 }
 
 Loaded ModelArguments::load() const {
-  Loaded loaded;
-  loaded.path = model.empty() ? shipped_model() : model;
-  loaded.runtime = make_runtime();
+  const std::string path = model.empty() ? shipped_model() : model;
+  Runtime runtime = make_runtime();
 
-  ponder_model_options* options = nullptr;
-  check(ponder_model_options_create(&options), "making model options");
-  const ModelOptionsPtr owned(options);
-  check(ponder_model_options_set_device(options, find_device(loaded.runtime.get(), device)), "--device");
+  const ModelOptions made;
+  ponder_model_options* options = made.get();
+  check(ponder_model_options_set_device(options, find_device(runtime, device)), "--device");
   check(ponder_model_options_set_context(options, context), "--context");
   check(ponder_model_options_set_precision(
             options, precision == "f32" ? PONDER_PRECISION_F32 : PONDER_PRECISION_AUTO),
@@ -129,15 +122,13 @@ Loaded ModelArguments::load() const {
   }
 
   const auto begin = std::chrono::steady_clock::now();
-  ponder_model* result = nullptr;
-  ponder_error* error = nullptr;
-  const ponder_status status =
-      ponder_model_load(loaded.runtime.get(), loaded.path.c_str(), options, &result, &error);
+  Error error;
+  Model loaded = Model::load(runtime, path, made, &error);
   diagnostics().clear_progress();
-  check(status, error, "loading '" + loaded.path + "'");
-  loaded.model.reset(result);
-  loaded.load_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  return loaded;
+  if (error) throw error;
+  const double load_s =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return {path, std::move(runtime), std::move(loaded), load_s};
 }
 
 void SamplingArguments::add_options(CLI::App& app, bool with_seed) {
@@ -174,7 +165,8 @@ void SamplingArguments::add_options(CLI::App& app, bool with_seed) {
       ->excludes(off);
 }
 
-void SamplingArguments::apply(ponder_request* request) const {
+void SamplingArguments::apply(Request& target) const {
+  ponder_request* request = target.get();
   check(ponder_request_set_max_tokens(request, max_tokens), "--max-tokens");
   if (greedy) check(ponder_request_set_temperature(request, 0), "--greedy");
   if (temperature) {
@@ -200,15 +192,9 @@ void SamplingArguments::apply(ponder_request* request) const {
 }
 
 std::string device_id(const ponder_device_info& info) {
-  const std::string backend(view(info.backend));
+  const std::string backend(text_of(info.backend));
   if (info.kind == PONDER_DEVICE_GPU) return backend + ":" + std::to_string(info.index);
   return backend == "ref" ? backend : "cpu";
-}
-
-ponder_device_info device_at(const ponder_runtime* runtime, uint32_t index) {
-  ponder_device_info info{};
-  check(ponder_runtime_get_device(runtime, index, &info, sizeof info), "asking for a device");
-  return info;
 }
 
 void add_examples(CLI::App& app, const std::string& text) { app.footer("\nExamples:\n" + text); }

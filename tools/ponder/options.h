@@ -8,7 +8,9 @@
 
 #include <CLI/CLI.hpp>
 
-#include "api.h"
+#include <ponder/ponder.hpp>
+
+#include "failure.h"
 #include "output.h"
 
 namespace ponder::tool {
@@ -17,11 +19,11 @@ namespace ponder::tool {
 // (../share/ponder/models/countdown) or in the source tree the command was built from.
 std::string shipped_model();
 
-// A runtime and a model in it. The last reference to the model ends the runtime.
+// A runtime and a model in it.
 struct Loaded {
   std::string path;
-  RuntimePtr runtime;
-  ModelPtr model;
+  Runtime runtime;
+  Model model;
   double load_s = 0;
 };
 
@@ -37,7 +39,7 @@ struct ModelArguments {
 
   void add_positional(CLI::App& app);  // [MODEL]
   void add_options(CLI::App& app);
-  RuntimePtr make_runtime() const;
+  Runtime make_runtime() const;
   Loaded load() const;  // with progress on a terminal
 };
 
@@ -53,12 +55,11 @@ struct SamplingArguments {
 
   // with_seed: false where the command has a --seed of its own.
   void add_options(CLI::App& app, bool with_seed = true);
-  void apply(ponder_request* request) const;
+  void apply(Request& request) const;
 };
 
 // "cpu", "ref", "cuda:0": the name that --device knows a device by.
 std::string device_id(const ponder_device_info& info);
-ponder_device_info device_at(const ponder_runtime* runtime, uint32_t index);
 
 // Adds examples below a command's help.
 void add_examples(CLI::App& app, const std::string& text);

@@ -14,6 +14,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include <ponder/ponder.h>
+
 namespace ponder::tool {
 
 using Json = nlohmann::ordered_json;
@@ -57,6 +59,11 @@ std::string one_line(std::string_view text);
 std::string human_bytes(uint64_t bytes);
 // Three significant digits or so: 0.912, 12.3, 1234.
 std::string human_number(double value);
+
+// What a borrowed string of the library holds.
+inline std::string_view text_of(ponder_str s) {
+  return s.size == 0 ? std::string_view() : std::string_view(s.data, s.size);
+}
 
 // All of a file, or of standard input for "-", as bytes.
 std::string read_input(const std::string& path);

@@ -48,28 +48,25 @@ std::string take_positionals(RunArguments& args) {
   return args.first;
 }
 
-void set_prompt(const RunArguments& args, const std::string& prompt, ponder_request* request) {
+void set_prompt(const RunArguments& args, const std::string& prompt, Request& request) {
   if (!args.tokens_file.empty()) {
     const std::string where = "--tokens " + args.tokens_file;
     const std::vector<ponder_token> tokens =
         tokens_of(parse_json(read_input(args.tokens_file), where), where);
     if (tokens.empty()) throw Failure(where + ": the array is empty; a prompt has at least one token");
-    check(ponder_request_set_tokens(request, tokens.data(), tokens.size()), where);
+    check(ponder_request_set_tokens(request.get(), tokens.data(), tokens.size()), where);
     return;
   }
   if (args.raw) {
     const int32_t flags =
         PONDER_TOKENIZE_SPECIAL | (args.add_special ? PONDER_TOKENIZE_ADD_SPECIAL : 0);
-    check(ponder_request_set_text(request, prompt.data(), prompt.size(), flags),
+    check(ponder_request_set_text(request.get(), prompt.data(), prompt.size(), flags),
           "the prompt (is it UTF-8?)");
     return;
   }
-  const ChatPtr chat = new_chat();
+  Chat chat;
   if (!args.messages_file.empty()) {
-    const std::string json = read_input(args.messages_file);
-    ponder_error* error = nullptr;
-    check(ponder_chat_add_json(chat.get(), json.data(), json.size(), &error), error,
-          "--messages " + args.messages_file);
+    chat.add_json(read_input(args.messages_file));
   } else {
     if (args.system_given->count() > 0) {
       check(ponder_chat_add(chat.get(), PONDER_ROLE_SYSTEM, args.system.data(), args.system.size()),
@@ -78,16 +75,16 @@ void set_prompt(const RunArguments& args, const std::string& prompt, ponder_requ
     check(ponder_chat_add(chat.get(), PONDER_ROLE_USER, prompt.data(), prompt.size()),
           "the prompt (is it UTF-8?)");
   }
-  check(ponder_request_set_chat(request, chat.get()), "setting the prompt");
+  request.chat(chat);
 }
 
 void run(RunArguments& args) {
   std::string prompt = take_positionals(args);
   if (prompt == "-") prompt = read_input("-");
 
-  const RequestPtr request = new_request();
-  set_prompt(args, prompt, request.get());
-  args.sampling.apply(request.get());
+  Request request;
+  set_prompt(args, prompt, request);
+  args.sampling.apply(request);
   for (const std::string& stop : args.stops) {
     check(ponder_request_add_stop(request.get(), stop.data(), stop.size()),
           "--stop (1 to 4096 bytes of UTF-8, at most 64 times)");
@@ -96,17 +93,17 @@ void run(RunArguments& args) {
   check(ponder_request_set_ignore_eos(request.get(), args.ignore_eos), "--ignore-eos");
 
   const Loaded loaded = args.model.load();
-  const SessionPtr session = new_session(loaded.model.get());
-  const GenerationPtr generation = submit(session.get(), request.get());
+  Session session(loaded.model);
+  Generation generation = session.submit(request);
   Outcome outcome;
   if (args.json) {
-    outcome = follow(generation.get(), [](const ponder_event& event) {
+    outcome = follow(generation, [](const ponder_event& event) {
       if (has_json(event)) output().json_line(event_json(event));
     });
     output().json_line(finished_json(outcome));
   } else {
     Display display(!args.hide_thoughts);
-    outcome = follow(generation.get(), [&](const ponder_event& event) { display.show(event); });
+    outcome = follow(generation, [&](const ponder_event& event) { display.show(event); });
     display.end();
     if (!args.quiet) diagnostics().line(statistics_line(outcome));
   }

@@ -16,25 +16,18 @@ struct ScoreArguments {
   uint32_t top = 0;
 };
 
-Json score(ponder_model* model, const std::vector<ponder_token>& tokens, uint32_t top) {
+Json score(Model& model, const std::vector<ponder_token>& tokens, uint32_t top) {
   if (tokens.empty()) throw Failure("cannot score an empty sequence; it needs at least one token");
-  const size_t count = tokens.size();
-  std::vector<float> logprobs(count - 1), top_logprobs(count * top);
-  std::vector<ponder_token> top_tokens(count * top);
-  ponder_error* error = nullptr;
-  check(ponder_model_score(model, tokens.data(), count, top, count > 1 ? logprobs.data() : nullptr,
-                           top > 0 ? top_tokens.data() : nullptr,
-                           top > 0 ? top_logprobs.data() : nullptr, &error),
-        error, "scoring");
+  const Scores scores = model.score(tokens, top);
   Json rows = Json::array();
-  for (size_t i = 0; i < count; ++i) {
+  for (size_t i = 0; i < tokens.size(); ++i) {
     Json row = Json::array();
     for (size_t k = i * top; k < (i + 1) * top; ++k) {
-      row.push_back(Json::array({top_tokens[k], top_logprobs[k]}));
+      row.push_back(Json::array({scores.top_tokens[k], scores.top_logprobs[k]}));
     }
     rows.push_back(std::move(row));
   }
-  return {{"tokens", tokens}, {"logprobs", logprobs}, {"top", std::move(rows)}};
+  return {{"tokens", tokens}, {"logprobs", scores.logprobs}, {"top", std::move(rows)}};
 }
 
 void run(const ScoreArguments& args) {
@@ -49,14 +42,14 @@ void run(const ScoreArguments& args) {
   } else {
     sequences.push_back(tokens_of(json, where));
   }
-  const Loaded loaded = args.model.load();
-  const uint32_t vocabulary = info_of(loaded.model.get()).vocabulary;
+  Loaded loaded = args.model.load();
+  const uint32_t vocabulary = loaded.model.info().vocabulary;
   if (args.top > vocabulary) {
     throw Failure("--top " + std::to_string(args.top) + " is more than the model's " +
                   std::to_string(vocabulary) + " tokens");
   }
   for (const std::vector<ponder_token>& tokens : sequences) {
-    output().json_line(score(loaded.model.get(), tokens, args.top));
+    output().json_line(score(loaded.model, tokens, args.top));
   }
 }
 

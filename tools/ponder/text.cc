@@ -31,7 +31,10 @@ void add_tokenize(CLI::App& app) {
     const Loaded loaded = args->model.load();
     const int32_t flags = (args->special ? PONDER_TOKENIZE_SPECIAL : 0) |
                           (args->add_special ? PONDER_TOKENIZE_ADD_SPECIAL : 0);
-    output().json_line(tokenize(loaded.model.get(), text, flags));
+    Error error;
+    const std::vector<ponder_token> tokens = loaded.model.tokenize(text, flags, &error);
+    check(error, "tokenizing standard input (is it UTF-8?)");
+    output().json_line(tokens);
   });
 }
 
@@ -47,7 +50,10 @@ void add_detokenize(CLI::App& app) {
     const std::vector<ponder_token> tokens =
         tokens_of(parse_json(read_input("-"), "standard input"), "standard input");
     const Loaded loaded = args->load();
-    output().write(detokenize(loaded.model.get(), tokens));
+    Error error;
+    const std::string text = loaded.model.detokenize(tokens, &error);
+    check(error, "turning tokens into text (they must be below the vocabulary's size)");
+    output().write(text);
     output().flush();
   });
 }
@@ -64,12 +70,10 @@ void add_render(CLI::App& app) {
                "Input: an array of messages, or {\"messages\":[..],\"tools\":[..],\n"
                "\"add_generation_prompt\":true, ..} where other members are variables of the template.");
   command->callback([args] {
-    const std::string json = read_input("-");
-    const ChatPtr chat = new_chat();
-    ponder_error* error = nullptr;
-    check(ponder_chat_add_json(chat.get(), json.data(), json.size(), &error), error, "standard input");
+    Chat chat;
+    chat.add_json(read_input("-"));
     const Loaded loaded = args->load();
-    output().write(render(chat.get(), loaded.model.get()));
+    output().write(chat.render(loaded.model));
     output().flush();
   });
 }

@@ -28,12 +28,12 @@ float rescan_row(std::span<const float> logits, std::vector<float>* block_max);
 // weights[i] = exp((logits[i] - max) * scale) to about 1e-7 relative; below e^-87 exactly 0.
 void exp_row(std::span<const float> logits, float max, float scale, float* weights);
 
-// The sum of exp_row over one block or less, in double.
+// The sum of exp_row over some logits, in double.
 double exp_sum_block(std::span<const float> logits, float max, float scale);
 
 // Whether a block with this largest logit can matter to a sum that is at least 1.
 inline bool block_matters(float block_max, float max, float scale) {
-  return (block_max - max) * scale > -45.0f;  // a million tokens of e^-45 add up to 3e-14
+  return (block_max - max) * scale > -33.0f;  // a million tokens of e^-33 add up to 5e-9
 }
 
 // The sum of exp((logits - max) * scale) over the row, in double. At least 1.

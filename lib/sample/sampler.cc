@@ -15,55 +15,66 @@ namespace {
 
 constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
 
-// Likeliest first, equals by lowest id: a total order, so every selection has one right answer.
-bool before(const Candidate& a, const Candidate& b) {
-  return a.probability != b.probability ? a.probability > b.probability : a.id < b.id;
+// A kept token and its weight in one number, which is larger the likelier the token and, among
+// equals, the lower its id: positive floats sort as their bits do. A total order, so every
+// selection has one right answer.
+uint64_t ranked(int32_t id, float weight) {
+  return uint64_t{std::bit_cast<uint32_t>(weight)} << 32 | ~static_cast<uint32_t>(id);
 }
+int32_t id_of(uint64_t token) { return static_cast<int32_t>(~static_cast<uint32_t>(token)); }
+float weight_of(uint64_t token) { return std::bit_cast<float>(static_cast<uint32_t>(token >> 32)); }
 
-double mass(std::span<const Candidate> candidates) {
+double mass(std::span<const uint64_t> tokens) {
   double sum = 0.0;
-  for (const Candidate& c : candidates) sum += c.probability;
+  for (const uint64_t token : tokens) sum += static_cast<double>(weight_of(token));
   return sum;
 }
 
-// Brings to the front the fewest of `candidates`, in the order of before(), whose weights reach
-// `target`, the one that reaches it last among them; returns how many (at least 1, all if they fall
-// short). A quickselect by mass: linear time where sorting a flat distribution would take
-// milliseconds.
-size_t select_mass(std::span<Candidate> candidates, double target) {
-  size_t low = 0, high = candidates.size();
+// Brings to the front the fewest of the likeliest tokens whose weights reach `target`, the one that
+// reaches it last among them; returns how many (at least 1, all if they fall short). A quickselect
+// by mass: linear time where sorting a flat distribution would take milliseconds.
+size_t select_mass(std::span<uint64_t> tokens, double target) {
+  size_t low = 0, high = tokens.size();
   double chosen = 0.0;  // the weight of [0, low), short of the target
   constexpr size_t kSmall = 32;
   // Unlucky pivots cost time, not correctness: after so many rounds the rest is sorted.
   for (int rounds = 4 * std::bit_width(high); rounds > 0 && high - low > kSmall; --rounds) {
-    Candidate* const first = &candidates[low];
-    Candidate* const last = &candidates[high - 1];
-    Candidate* const middle = first + (high - low) / 2;
-    if (before(*middle, *first)) std::swap(*middle, *first);
-    if (before(*last, *middle)) std::swap(*last, *middle);
-    if (before(*middle, *first)) std::swap(*middle, *first);
+    uint64_t* const first = &tokens[low];
+    uint64_t* const last = &tokens[high - 1];
+    uint64_t* const middle = first + (high - low) / 2;
+    if (*middle > *first) std::swap(*middle, *first);
+    if (*last > *middle) std::swap(*last, *middle);
+    if (*middle > *first) std::swap(*middle, *first);
     std::swap(*middle, *last);  // the median of three waits at the end
-    Candidate* split = first;
+    const uint64_t pivot = *last;
+    uint64_t* split = first;
     double left = 0.0;
-    for (Candidate* c = first; c != last; ++c) {
-      if (!before(*c, *last)) continue;
-      left += c->probability;
-      std::swap(*split++, *c);
+    for (uint64_t* t = first; t != last; ++t) {
+      // No branch that would be guessed wrong every other time: swapping two that both belong
+      // behind the pivot does no harm.
+      const uint64_t token = *t;
+      const uint32_t goes_first = token > pivot ? 1 : 0;
+      *t = *split;
+      *split = token;
+      split += goes_first;
+      left += static_cast<double>(
+          std::bit_cast<float>(static_cast<uint32_t>(token >> 32) & (0u - goes_first)));
     }
     std::swap(*split, *last);
-    const size_t pivot = static_cast<size_t>(split - candidates.data());
-    if (chosen + left >= target && pivot > low) {
-      high = pivot;
-    } else if (chosen + left + split->probability >= target) {
-      return pivot + 1;
+    const size_t place = static_cast<size_t>(split - tokens.data());
+    const double through = chosen + left + static_cast<double>(weight_of(pivot));
+    if (chosen + left >= target && place > low) {
+      high = place;
+    } else if (through >= target) {
+      return place + 1;
     } else {
-      chosen += left + split->probability;
-      low = pivot + 1;
+      chosen = through;
+      low = place + 1;
     }
   }
-  std::ranges::sort(candidates.subspan(low, high - low), before);
+  std::ranges::sort(tokens.subspan(low, high - low), std::greater{});
   for (size_t i = low; i < high; ++i) {
-    chosen += candidates[i].probability;
+    chosen += static_cast<double>(weight_of(tokens[i]));
     if (chosen >= target) return i + 1;
   }
   return high;
@@ -158,10 +169,6 @@ void Sampler::truncate(std::span<const float> logits, float max) {
   const double temperature = params_.temperature;
   const double scale = params_.temperature_last ? 1.0 : 1.0 / temperature;
   const double top_p = params_.top_p, min_p = params_.min_p;
-  const auto weight = [&](float x, double by) {
-    return std::exp((static_cast<double>(x) - static_cast<double>(max)) * by);
-  };
-
   // The lowest logit that can survive. Without top_k: all tokens of weight below (1 - p) / V weigh
   // less than 1 - p together, so the p likeliest lie above them. A little is left for rounding;
   // what it lets through is weighed exactly below.
@@ -172,16 +179,19 @@ void Sampler::truncate(std::span<const float> logits, float max) {
     const double least =
         std::max(top_p < 1.0 ? (1.0 - top_p) / static_cast<double>(logits.size()) : 0.0, min_p);
     const double slack = 1e-5 * std::max(1.0, std::fabs(static_cast<double>(max)));
-    lowest = static_cast<float>(static_cast<double>(max) + std::log(least) / scale - slack);
+    const double cut = static_cast<double>(max) + std::log(least) / scale - slack;
+    lowest = static_cast<float>(std::max(cut, double{std::numeric_limits<float>::lowest()}));
   }
   kept_.clear();
   for (size_t b = 0; b < block_max_.size(); ++b) {
     if (block_max_[b] < lowest) continue;
-    const size_t end = std::min((b + 1) * kRowBlock, logits.size());
-    for (size_t i = b * kRowBlock; i < end; ++i) {
-      if (logits[i] < lowest) continue;
-      const double w = weight(logits[i], scale);
-      if (w > 0.0) kept_.push_back({static_cast<int32_t>(i), w});
+    const size_t begin = b * kRowBlock;
+    const auto block = logits.subspan(begin, std::min(kRowBlock, logits.size() - begin));
+    float weights[kRowBlock];
+    exp_row(block, max, static_cast<float>(scale), weights);
+    for (size_t i = 0; i < block.size(); ++i) {
+      if (block[i] < lowest || weights[i] == 0.0f) continue;
+      kept_.push_back(ranked(static_cast<int32_t>(begin + i), weights[i]));
     }
   }
 
@@ -192,17 +202,20 @@ void Sampler::truncate(std::span<const float> logits, float max) {
     kept_.resize(select_mass(kept_, top_p * total));
   }
   if (min_p > 0.0) {
-    std::erase_if(kept_, [&](const Candidate& c) { return c.probability < min_p; });
+    std::erase_if(kept_, [&](uint64_t token) { return weight_of(token) < params_.min_p; });
   }
   if (params_.temperature_last && temperature != 1.0) {
-    for (Candidate& c : kept_) c.probability = weight(logits[c.id], 1.0 / temperature);
-    std::erase_if(kept_, [](const Candidate& c) { return c.probability == 0.0; });
+    for (uint64_t& token : kept_) {
+      const double below = static_cast<double>(logits[id_of(token)]) - static_cast<double>(max);
+      token = ranked(id_of(token), static_cast<float>(std::exp(below / temperature)));
+    }
+    std::erase_if(kept_, [](uint64_t token) { return weight_of(token) == 0.0f; });
   }
 }
 
 int32_t Sampler::draw_from_kept(double u) {
   const size_t n = select_mass(kept_, u * mass(kept_));
-  return kept_[n - 1].id;
+  return id_of(kept_[n - 1]);
 }
 
 int32_t Sampler::draw_from_row(std::span<const float> logits, float max, double u) {
@@ -291,10 +304,13 @@ StatusOr<std::vector<Candidate>> Sampler::distribution(const SampleInput& input)
     return std::vector<Candidate>{{static_cast<int32_t>(likeliest - logits.begin()), 1.0}};
   }
   truncate(logits, max);
-  std::vector<Candidate> out = kept_;
-  const double total = mass(out);
-  for (Candidate& c : out) c.probability /= total;
-  std::ranges::sort(out, before);
+  std::ranges::sort(kept_, std::greater{});
+  const double total = mass(kept_);
+  std::vector<Candidate> out;
+  out.reserve(kept_.size());
+  for (const uint64_t token : kept_) {
+    out.push_back({id_of(token), static_cast<double>(weight_of(token)) / total});
+  }
   return out;
 }
 

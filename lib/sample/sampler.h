@@ -85,8 +85,8 @@ class Sampler {
 
   SamplingParams params_;
   std::vector<float> adjusted_;
-  std::vector<float> block_max_;   // of the adjusted logits, see rows.h
-  std::vector<Candidate> kept_;    // probability: a weight relative to the likeliest
+  std::vector<float> block_max_;   // of the row to choose from, see rows.h
+  std::vector<uint64_t> kept_;     // tokens and their weights, as ranked() in the .cc packs them
   std::vector<float> heap_;        // of the top_k largest logits
   std::vector<double> block_sum_;  // of weights, for a draw from the whole row
 

@@ -123,7 +123,9 @@ TEST(StopMatcher, AgreesWithSearchingTheWholeTextHoweverItArrives) {
       i += n;
       // What is out is a prefix of the right answer, and what is held a prefix of a stop string.
       ASSERT_TRUE(text.starts_with(out));
-      if (length > 0) ASSERT_LE(out.size(), cut);
+      if (length > 0) {
+        ASSERT_LE(out.size(), cut);
+      }
       if (!matcher.matched()) {
         const std::string held = text.substr(out.size(), i - out.size());
         ASSERT_EQ(held.size(), matcher.held());

@@ -62,12 +62,12 @@ DeviceInfo describe(const BackendContext& context, Isa isa) {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(const BackendContext& context, Isa isa)
+  CpuBackend(const BackendContext& context, Isa isa, std::unique_ptr<cpu::Brgemm> brgemm)
       : allocator_(context.allocator),
         info_(describe(context, isa)),
         kernels_(kernels_for(isa)),
         workers_(context.pool),
-        linear_(kernels_, nullptr, context.allocator, context.pool),
+        linear_(kernels_, std::move(brgemm), context.allocator, context.pool),
         attention_(kernels_, context.allocator, context.pool) {}
 
   const DeviceInfo& info() const override { return info_; }
@@ -222,8 +222,10 @@ class OnednnFactory final : public BackendFactory {
 }  // namespace
 
 StatusOr<std::unique_ptr<Backend>> make_onednn_backend(const BackendContext& context, Isa cap,
-                                                       bool) {
-  return std::make_unique<CpuBackend>(context, std::min(cap, cpu::detect_isa()));
+                                                       bool use_onednn) {
+  const Isa isa = std::min(cap, cpu::detect_isa());
+  return std::make_unique<CpuBackend>(
+      context, isa, use_onednn ? cpu::Brgemm::create(isa, context.log) : nullptr);
 }
 
 const BackendFactory* onednn_factory() {

@@ -41,11 +41,11 @@ void advise_huge_pages(const Buffer& buffer) {
 
 }  // namespace
 
-Linear::Linear(const Kernels* kernels, Brgemm* brgemm, Allocator* allocator, ThreadPool* pool)
+Linear::Linear(const Kernels* kernels, std::unique_ptr<Brgemm> brgemm, Allocator* allocator,
+               ThreadPool* pool)
     : kernels_(kernels),
-      brgemm_(brgemm),
+      brgemm_(std::move(brgemm)),
       allocator_(allocator),
-      pool_(pool),
       workers_(pool),
       rounded_(allocator, "rounded activations of a linear layer"),
       unpacked_(allocator, "unpacked weights of a linear layer") {}
@@ -137,6 +137,29 @@ Status Linear::run(const LinearParams& p) {
   return weight.bf16_inputs ? run_bf16(p, weight) : run_f32(p, weight);
 }
 
+const Brgemm::Kernel* Linear::find_brgemm(int64_t rows, int64_t k, int64_t lda,
+                                          int64_t ldc, bool accumulate) {
+  if (brgemm_ == nullptr || rows < Brgemm::kRows) return nullptr;
+  return brgemm_->find({k, lda, ldc, accumulate});
+}
+
+void Linear::multiply_bf16(const GemmArgs& g, const Brgemm::Kernel* brgemm) const {
+  GemmArgs rest = g;
+  if (brgemm != nullptr && g.n == kPanel) {
+    const auto* a = static_cast<const uint16_t*>(g.a);
+    int64_t row = 0;
+    while (row + Brgemm::kRows <= g.m &&
+           Brgemm::run(brgemm, a + row * g.lda, g.b, g.c + row * g.ldc)) {
+      row += Brgemm::kRows;
+    }
+    if (g.bias != nullptr) kernels_->add_bias(g.c, g.ldc, row, g.n, g.bias);
+    rest.a = a + row * g.lda;
+    rest.c += row * g.ldc;
+    rest.m -= row;
+  }
+  if (rest.m > 0) kernels_->gemm_bf16(rest);
+}
+
 Status Linear::run_bf16(const LinearParams& p, const PanelWeight& w) {
   const int64_t rows = p.x.dim[0];
   // Half a line more than needed keeps rows from falling onto the same cache sets.
@@ -151,6 +174,16 @@ Status Linear::run_bf16(const LinearParams& p, const PanelWeight& w) {
   });
 
   const int64_t block = block_of(w.depth, kBlockBF16);
+  // Of the first block, of those between, and of the last, whose kernels may be one and the same.
+  const int64_t last_k = (w.depth - 1) / block * block;
+  const int64_t ldc = p.out.stride[0];
+  const Brgemm::Kernel* const first_kernel =
+      find_brgemm(rows, block, lda, ldc, false);
+  const Brgemm::Kernel* const middle_kernel =
+      last_k > block ? find_brgemm(rows, block, lda, ldc, true) : nullptr;
+  const Brgemm::Kernel* const last_kernel =
+      last_k > 0 ? find_brgemm(rows, w.depth - last_k, lda, ldc, true) : nullptr;
+
   const int64_t row_blocks = (rows + kRowsPerTask - 1) / kRowsPerTask;
   workers_.tasks(w.panels * row_blocks, [&](int64_t task, uint32_t) {
     const int64_t panel = task / row_blocks;
@@ -159,8 +192,8 @@ Status Linear::run_bf16(const LinearParams& p, const PanelWeight& w) {
     g.m = rows * (task % row_blocks + 1) / row_blocks - first;
     g.lda = lda;
     g.n = static_cast<int32_t>(std::min(kPanel, w.rows - panel * kPanel));
-    g.ldc = p.out.stride[0];
-    g.c = p.out.f32() + first * g.ldc + panel * kPanel;
+    g.ldc = ldc;
+    g.c = p.out.f32() + first * ldc + panel * kPanel;
     for (int64_t k = 0; k < w.depth; k += block) {
       g.k = std::min(block, w.depth - k);
       g.a = a + first * lda + k;
@@ -168,7 +201,7 @@ Status Linear::run_bf16(const LinearParams& p, const PanelWeight& w) {
       g.accumulate = k > 0;
       const bool last = k + g.k == w.depth;
       g.bias = last && p.bias.rank > 0 ? p.bias.f32() + panel * kPanel : nullptr;
-      kernels_->gemm_bf16(g);
+      multiply_bf16(g, k == 0 ? first_kernel : last ? last_kernel : middle_kernel);
     }
   });
   return OkStatus();

@@ -4,13 +4,12 @@
 #include <memory>
 #include <span>
 
+#include "backends/onednn/brgemm.h"
 #include "backends/onednn/kernels.h"
 #include "backends/onednn/workers.h"
 #include "lib/device/backend.h"
 
 namespace ponder::cpu {
-
-class Brgemm;
 
 // A [N, K] weight as kernels.h describes it. Immutable.
 struct PanelWeight final : PackedWeight {
@@ -33,7 +32,8 @@ struct TableWeight final : PackedWeight {
 class Linear {
  public:
   // `brgemm` may be null: then all products run on our own kernels, with the same results.
-  Linear(const Kernels* kernels, Brgemm* brgemm, Allocator* allocator, ThreadPool* pool);
+  Linear(const Kernels* kernels, std::unique_ptr<Brgemm> brgemm, Allocator* allocator,
+         ThreadPool* pool);
 
   // May run beside everything else.
   StatusOr<std::unique_ptr<PackedWeight>> pack(std::span<const WeightData> parts,
@@ -46,11 +46,14 @@ class Linear {
  private:
   Status run_bf16(const LinearParams& p, const PanelWeight& w);
   Status run_f32(const LinearParams& p, const PanelWeight& w);
+  const Brgemm::Kernel* find_brgemm(int64_t rows, int64_t k, int64_t lda,
+                                    int64_t ldc, bool accumulate);
+  // One block of one panel for g.m rows: full tiles by `brgemm` (or null), the rest by our own.
+  void multiply_bf16(const GemmArgs& g, const Brgemm::Kernel* brgemm) const;
 
   const Kernels* const kernels_;
-  Brgemm* const brgemm_;
+  const std::unique_ptr<Brgemm> brgemm_;
   Allocator* const allocator_;
-  ThreadPool* const pool_;
   const Workers workers_;
   Scratch rounded_;   // activations as bf16
   Scratch unpacked_;  // one panel block as floats per lane

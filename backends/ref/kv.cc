@@ -1,6 +1,18 @@
 #include "backends/ref/ops.h"
 
 namespace ponder::ref {
+namespace {
+
+// binary16 ends at 65504: beyond it a cached value is held there, not made infinite.
+void store(std::byte* page, DType dtype, int64_t index, float value) {
+  if (dtype == DType::kF16) {
+    if (value < -65504.0f) value = -65504.0f;
+    if (value > 65504.0f) value = 65504.0f;
+  }
+  store_element(page, dtype, index, value);
+}
+
+}  // namespace
 
 StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) {
   if (wanted != DType::kF32 && wanted != DType::kF16 && wanted != DType::kBF16) {
@@ -30,10 +42,10 @@ void kv_write(const KvWriteParams& p) {
         const float* v = p.v.f32() + row * p.v.stride[0] + g * p.v.stride[1];
         const int64_t at = g * layout.page_tokens + slot;
         for (int64_t e = 0; e < shape.k_dim; ++e) {
-          store_element(page, layout.dtype, at * shape.k_dim + e, k[e]);
+          store(page, layout.dtype, at * shape.k_dim + e, k[e]);
         }
         for (int64_t e = 0; e < shape.v_dim; ++e) {
-          store_element(page, layout.dtype, values + at * shape.v_dim + e, v[e]);
+          store(page, layout.dtype, values + at * shape.v_dim + e, v[e]);
         }
       }
     }

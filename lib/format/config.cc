@@ -19,10 +19,18 @@ std::string found(const Json& v) {
   return excerpt(v.dump());
 }
 
+// For strings. Comparing Json with a literal would build another Json in a function that may not throw.
+const std::string& text_of(const Json& v) { return v.get_ref<const std::string&>(); }
+
 // The value under `key`, or nullptr when absent or null.
 const Json* find(const Json& object, const char* key) {
   const auto it = object.find(key);
   return it == object.end() || it->is_null() ? nullptr : &*it;
+}
+
+void erase(Json* object, Json::iterator member) {
+  release_json(*member);
+  object->erase(member);
 }
 
 // Reads optional fields of one object and remembers the first that is wrong.
@@ -83,7 +91,7 @@ class Fields {
     const Json* v = find(object_, key);
     if (v == nullptr) return;
     if (!v->is_string()) return fail(key, "must be a string", *v);
-    *out = v->get_ref<const std::string&>();
+    *out = text_of(*v);
   }
 
   // A special token: its text, or an AddedToken object with the text under "content".
@@ -94,7 +102,7 @@ class Fields {
     if (content == nullptr || !content->is_string()) {
       return fail(key, "must be a string, or an object whose \"content\" is one", *v);
     }
-    *out = content->get_ref<const std::string&>();
+    *out = text_of(*content);
   }
 
   void fail(absl::string_view key, absl::string_view rule, const Json& v) {
@@ -123,7 +131,8 @@ Status unnest_rope_parameters(Json* config, absl::string_view what) {
   const auto it = config->find("rope_parameters");
   if (it == config->end()) return OkStatus();
   Json rope = std::move(*it);
-  config->erase(it);
+  const JsonGuard guard(rope);
+  erase(config, it);
   if (rope.is_null()) return OkStatus();
   if (!rope.is_object()) {
     return corrupt_error(what, ": \"rope_parameters\" must be an object, found ", found(rope));
@@ -138,7 +147,7 @@ Status unnest_rope_parameters(Json* config, absl::string_view what) {
     const auto moved = rope.find(key);
     if (moved == rope.end()) continue;
     if (!moved->is_null()) (*config)[key] = std::move(*moved);
-    rope.erase(moved);
+    erase(&rope, moved);
   }
   (*config)["rope_scaling"] = std::move(rope);
   return OkStatus();
@@ -154,22 +163,23 @@ Status normalize_rope_scaling(Json* config, absl::string_view what) {
                          found(scaling));
   }
   if (scaling.is_null() || scaling.empty()) {
-    config->erase(it);
+    erase(config, it);
     return OkStatus();
   }
-  if (find(scaling, "rope_type") == nullptr) {
-    const Json* old_spelling = find(scaling, "type");
-    if (old_spelling == nullptr) {
-      return corrupt_error(what, ": \"rope_scaling\" does not say its \"rope_type\"");
-    }
-    scaling["rope_type"] = Json(*old_spelling);
+  // "type" is the old spelling; where both are there, the new one counts.
+  const Json* type = find(scaling, "rope_type");
+  if (type == nullptr) type = find(scaling, "type");
+  if (type == nullptr || !type->is_string()) {
+    return corrupt_error(what, ": \"rope_type\" of \"rope_scaling\" must be a string, ",
+                         type == nullptr ? "but is missing" : absl::StrCat("found ", found(*type)));
   }
-  scaling.erase("type");
-  if (!scaling["rope_type"].is_string()) {
-    return corrupt_error(what, ": \"rope_type\" of \"rope_scaling\" must be a string, found ",
-                         found(scaling["rope_type"]));
+  std::string name = text_of(*type);
+  if (name == "default") {
+    erase(config, it);
+    return OkStatus();
   }
-  if (scaling["rope_type"] == "default") config->erase(it);
+  if (const auto old = scaling.find("type"); old != scaling.end()) erase(&scaling, old);
+  scaling["rope_type"] = std::move(name);
   return OkStatus();
 }
 
@@ -177,6 +187,7 @@ Status normalize_rope_scaling(Json* config, absl::string_view what) {
 
 StatusOr<Json> read_model_config(absl::string_view text, absl::string_view what) {
   PONDER_ASSIGN_OR_RETURN(Json config, parse_json_object(text, what));
+  const JsonGuard guard(config);
 
   const Json* architectures = find(config, "architectures");
   const bool usable = architectures != nullptr && architectures->is_array() &&
@@ -194,21 +205,22 @@ StatusOr<Json> read_model_config(absl::string_view text, absl::string_view what)
   PONDER_RETURN_IF_ERROR(normalize_rope_scaling(&config, what));
 
   if (const auto it = config.find("dtype"); it != config.end()) {
-    if (find(config, "torch_dtype") == nullptr) config["torch_dtype"] = Json(*it);
-    config.erase("dtype");
+    if (find(config, "torch_dtype") == nullptr) config["torch_dtype"] = std::move(*it);
+    erase(&config, config.find("dtype"));
   }
   if (const auto it = config.find("torch_dtype"); it != config.end() && !it->is_string()) {
     if (!it->is_null()) {
       return corrupt_error(what, ": \"torch_dtype\" must be a string, found ", found(*it));
     }
-    config.erase(it);
+    erase(&config, it);
   }
   return config;
 }
 
 StatusOr<GenerationDefaults> read_generation_defaults(absl::string_view text,
                                                       absl::string_view what) {
-  PONDER_ASSIGN_OR_RETURN(const Json json, parse_json_object(text, what));
+  PONDER_ASSIGN_OR_RETURN(Json json, parse_json_object(text, what));
+  const JsonGuard guard(json);
   GenerationDefaults defaults;
   Fields fields(json, what);
   fields.boolean("do_sample", &defaults.do_sample);
@@ -240,7 +252,8 @@ Status complete_generation_defaults(const Json& config, GenerationDefaults* defa
 
 StatusOr<TokenizerSettings> read_tokenizer_settings(absl::string_view text,
                                                     absl::string_view what) {
-  PONDER_ASSIGN_OR_RETURN(const Json json, parse_json_object(text, what));
+  PONDER_ASSIGN_OR_RETURN(Json json, parse_json_object(text, what));
+  const JsonGuard guard(json);
   TokenizerSettings settings;
   Fields fields(json, what);
   fields.token("bos_token", &settings.bos_token);
@@ -272,11 +285,10 @@ StatusOr<TokenizerSettings> read_tokenizer_settings(absl::string_view text,
                     " \"template\"", one);
         break;
       }
-      if (*name == "default") {
-        settings.chat_template = body->get_ref<const std::string&>();
+      if (text_of(*name) == "default") {
+        settings.chat_template = text_of(*body);
       } else {
-        settings.named_templates.emplace_back(name->get_ref<const std::string&>(),
-                                              body->get_ref<const std::string&>());
+        settings.named_templates.emplace_back(text_of(*name), text_of(*body));
       }
     }
   } else {
@@ -288,7 +300,8 @@ StatusOr<TokenizerSettings> read_tokenizer_settings(absl::string_view text,
 
 Status complete_special_tokens(absl::string_view text, TokenizerSettings* settings,
                                absl::string_view what) {
-  PONDER_ASSIGN_OR_RETURN(const Json json, parse_json_object(text, what));
+  PONDER_ASSIGN_OR_RETURN(Json json, parse_json_object(text, what));
+  const JsonGuard guard(json);
   Fields fields(json, what);
   if (settings->bos_token.empty()) fields.token("bos_token", &settings->bos_token);
   if (settings->eos_token.empty()) fields.token("eos_token", &settings->eos_token);

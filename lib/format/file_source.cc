@@ -9,11 +9,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <limits>
+#include <map>
 #include <system_error>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
 #include "lib/base/quote.h"
 
@@ -181,7 +181,8 @@ class FolderSource final : public FileSource {
   const std::string path_;
   const Mapping mapping_;
   mutable absl::Mutex mutex_;
-  mutable absl::flat_hash_map<std::string, std::shared_ptr<const OpenFile>> files_
+  // Not one of Abseil's hash tables: those do not survive an allocation that throws.
+  mutable std::map<std::string, std::shared_ptr<const OpenFile>, std::less<>> files_
       ABSL_GUARDED_BY(mutex_);
 };
 

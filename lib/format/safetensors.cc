@@ -7,7 +7,6 @@
 #include <numeric>
 #include <optional>
 
-#include "absl/container/flat_hash_map.h"
 #include "lib/base/quote.h"
 #include "lib/format/json_reader.h"
 
@@ -336,7 +335,8 @@ class SafetensorsCheckpoint final : public Checkpoint {
   }
 
   void add(uint32_t file, SafetensorsEntry entry) {
-    Tensor tensor;
+    Tensor& tensor = tensors_.emplace_back();
+    tensor.name = std::move(entry.name);
     tensor.type = find_type(entry.dtype);
     tensor.file = file;
     tensor.offset = files_[file].data_begin + entry.begin;
@@ -344,12 +344,17 @@ class SafetensorsCheckpoint final : public Checkpoint {
     tensor.shape = std::move(entry.shape);
     total_bytes_ += tensor.bytes;
     parameters_ += tensor.bytes * 8 / tensor.type->bits;
-    tensors_.emplace(std::move(entry.name), std::move(tensor));
+  }
+
+  // After the last add().
+  void finish() {
+    std::sort(tensors_.begin(), tensors_.end(),
+              [](const Tensor& a, const Tensor& b) { return a.name < b.name; });
   }
 
   // ---- Checkpoint ----
 
-  bool has(absl::string_view name) const override { return tensors_.contains(name); }
+  bool has(absl::string_view name) const override { return lookup(name) != nullptr; }
 
   StatusOr<WeightData> find(absl::string_view name) const override {
     PONDER_ASSIGN_OR_RETURN(const Tensor* tensor, entry(name));
@@ -403,8 +408,7 @@ class SafetensorsCheckpoint final : public Checkpoint {
   std::vector<std::string> names() const override {
     std::vector<std::string> names;
     names.reserve(tensors_.size());
-    for (const auto& [name, tensor] : tensors_) names.push_back(name);
-    std::sort(names.begin(), names.end());
+    for (const Tensor& tensor : tensors_) names.push_back(tensor.name);
     return names;
   }
 
@@ -419,6 +423,7 @@ class SafetensorsCheckpoint final : public Checkpoint {
     std::shared_ptr<const FileView> view;
   };
   struct Tensor {
+    std::string name;
     const ElementType* type;
     uint32_t file;
     uint64_t offset;  // from the start of the file
@@ -426,9 +431,15 @@ class SafetensorsCheckpoint final : public Checkpoint {
     std::vector<int64_t> shape;
   };
 
+  const Tensor* lookup(absl::string_view name) const {
+    const auto it = std::lower_bound(
+        tensors_.begin(), tensors_.end(), name,
+        [](const Tensor& tensor, absl::string_view wanted) { return tensor.name < wanted; });
+    return it != tensors_.end() && it->name == name ? &*it : nullptr;
+  }
+
   StatusOr<const Tensor*> entry(absl::string_view name) const {
-    const auto it = tensors_.find(name);
-    if (it != tensors_.end()) return &it->second;
+    if (const Tensor* tensor = lookup(name); tensor != nullptr) return tensor;
     return not_found_error(where(), ": there is no tensor ", quote(name), " among the ",
                            tensors_.size(), " of this checkpoint; are all its files there, and is"
                            " it of the architecture that config.json says?");
@@ -437,7 +448,7 @@ class SafetensorsCheckpoint final : public Checkpoint {
   std::shared_ptr<const FileSource> source_;
   Allocator* allocator_;
   std::vector<File> files_;
-  absl::flat_hash_map<std::string, Tensor> tensors_;
+  std::vector<Tensor> tensors_;  // by name
   uint64_t total_bytes_ = 0, parameters_ = 0;
 };
 
@@ -515,6 +526,7 @@ StatusOr<std::unique_ptr<Checkpoint>> open_safetensors(std::shared_ptr<const Fil
   auto checkpoint = std::make_unique<SafetensorsCheckpoint>(std::move(source), allocator);
   PONDER_ASSIGN_OR_RETURN(const uint32_t number, checkpoint->add_file(file, header));
   for (SafetensorsEntry& entry : header.entries) checkpoint->add(number, std::move(entry));
+  checkpoint->finish();
   return checkpoint;
 }
 
@@ -523,15 +535,18 @@ StatusOr<std::unique_ptr<Checkpoint>> open_sharded_safetensors(
   const std::string what = absl::StrCat(source->where(), "/", excerpt(index_file, 255));
   PONDER_ASSIGN_OR_RETURN(const std::string text,
                           read_file(*source, index_file, kSafetensorsMaxHeader));
-  PONDER_ASSIGN_OR_RETURN(const auto map, parse_safetensors_index(text, what));
+  PONDER_ASSIGN_OR_RETURN(auto map, parse_safetensors_index(text, what));
 
+  std::sort(map.begin(), map.end());  // by tensor
+  const auto wanted = [&map](absl::string_view name, absl::string_view shard) {
+    const auto it = std::lower_bound(
+        map.begin(), map.end(), name,
+        [](const auto& pair, absl::string_view tensor) { return pair.first < tensor; });
+    return it != map.end() && it->first == name && it->second == shard;
+  };
   // Shards in the order of their names, so that errors do not depend on the index's order.
   std::vector<absl::string_view> shards;
-  absl::flat_hash_map<absl::string_view, absl::string_view> wanted;  // tensor to shard
-  for (const auto& [name, file] : map) {
-    shards.push_back(file);
-    wanted.emplace(name, file);
-  }
+  for (const auto& [name, file] : map) shards.push_back(file);
   std::sort(shards.begin(), shards.end());
   shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
 
@@ -546,10 +561,10 @@ StatusOr<std::unique_ptr<Checkpoint>> open_sharded_safetensors(
     PONDER_RETURN_IF_ERROR(header.status());
     PONDER_ASSIGN_OR_RETURN(const uint32_t number, checkpoint->add_file(shard, *header));
     for (SafetensorsEntry& entry : header->entries) {
-      const auto it = wanted.find(entry.name);
-      if (it != wanted.end() && it->second == shard) checkpoint->add(number, std::move(entry));
+      if (wanted(entry.name, shard)) checkpoint->add(number, std::move(entry));
     }
   }
+  checkpoint->finish();
   for (const auto& [name, file] : map) {
     if (!checkpoint->has(name)) {
       return corrupt_error(what, ": says that tensor ", quote(name), " is in ", quote(file, 255),

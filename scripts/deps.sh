@@ -34,7 +34,7 @@ describe() { # name variant -> version, url, url_sha256, pool, pool_sha256, opti
   case $1:$2 in
     abseil:plain) ;;
     # Abseil's containers change their layout under a sanitizer, and TSan must see its mutex.
-    abseil:address) common_flags+=" -fsanitize=address,undefined -fno-omit-frame-pointer" ;;
+    abseil:address) common_flags+=" -fsanitize=address -fno-omit-frame-pointer" ;;
     abseil:thread) common_flags+=" -fsanitize=thread -fno-omit-frame-pointer" ;;
     # oneDNN is only ever called from one thread at a time per object: never instrumented.
     onednn:plain | onednn:address | onednn:thread) ;;

@@ -1,5 +1,5 @@
 // The puzzles that `ponder eval countdown` makes and the check it makes of an answer.
-#include "countdown.h"
+#include "tools/ponder/countdown.h"
 
 #include <string>
 

@@ -90,7 +90,7 @@ ReasoningGate::ReasoningGate(const ReasoningOptions* options, std::span<const in
     }
     const int32_t id = prompt[end - 1];
     blank_after = blank_after && is_blank(id);
-    if (!contains(markers.open, id) && !contains(markers.close, id) && is_boundary(id)) return;
+    if (is_boundary(id)) return;
   }
 }
 
@@ -111,7 +111,7 @@ void ReasoningGate::count_text(int32_t tokens) {
 }
 
 bool ReasoningGate::close_is_likely(std::span<const float> logits) const {
-  const size_t id = static_cast<size_t>(options_->markers.close.front());
+  const size_t id = static_cast<size_t>(options_->markers.close[held_]);
   if (id >= logits.size()) return false;
   const auto rank = std::ranges::count_if(logits, [x = logits[id]](float y) { return y > x; });
   if (rank >= static_cast<int64_t>(options_->soft_close_rank)) return false;
@@ -155,8 +155,7 @@ Constraint ReasoningGate::next(std::span<const float> logits, bool close_now) {
         start_close(CloseReason::kHost, true);
       } else if (o.hard_budget > 0 && written + sentence >= o.hard_budget) {
         start_close(CloseReason::kHardBudget, true);
-      } else if (o.soft_budget > 0 && written >= o.soft_budget && held_ == 0 &&
-                 close_is_likely(logits)) {
+      } else if (o.soft_budget > 0 && written >= o.soft_budget && close_is_likely(logits)) {
         start_close(CloseReason::kSoftBudget, false);
       }
       if (forcing_ == Forcing::kClosing) {
@@ -199,7 +198,6 @@ Accepted ReasoningGate::accept(int32_t id) {
     out.text_tokens = 1;
     count_text(1);
     if (guard_left_ > 0) guard_left_ = is_blank(id) ? guard_left_ - 1 : 0;
-    if (phase_ == Phase::kNone && !is_blank(id)) may_open_ = false;
     return out;
   }
 

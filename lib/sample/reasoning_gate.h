@@ -18,7 +18,7 @@
 //   the model     it writes the close marker
 //   end of text   the model ends within its thought, which would leave the user with no answer:
 //                 the close marker takes the place of the end-of-text token, and the answer follows
-//   soft budget   that many thought tokens are written and the close marker's first token is among
+//   soft budget   that many thought tokens are written and the close marker's next token is among
 //                 the likely few: of rank below soft_close_rank and of probability at least
 //                 soft_close_probability under the model's own logits. No closing sentence: the
 //                 model was about to close
@@ -108,7 +108,7 @@ class ReasoningGate {
   static constexpr int32_t kAnswerGuard = 4;
 
   // `options` must have passed validate(). `is_boundary` says of an id whether it separates turns:
-  // the tokenizer's special tokens. Ids of the markers themselves are never boundaries.
+  // the tokenizer's special tokens. A marker may be one too: it is recognised first.
   ReasoningGate(const ReasoningOptions* options, std::span<const int32_t> prompt,
                 absl::FunctionRef<bool(int32_t)> is_boundary);
 

@@ -349,6 +349,21 @@ TEST(ReasoningGate, TheSoftBudgetForcesTheWholeMarker) {
   EXPECT_EQ(run.closed, CloseReason::kSoftBudget);
 }
 
+TEST(ReasoningGate, TheSoftBudgetAsksForTheNextTokenOfAMarkerUnderWay) {
+  ReasoningOptions o = r1();
+  o.markers.close = {20, 21};
+  o.soft_budget = 1;
+  std::vector<float> first(kVocab, 0.0f), second(kVocab, 0.0f);
+  first[20] = second[21] = 20.0f;
+  Dialogue run(o, {kTurn, kOpen});
+  run.say_all({10, 20});
+  EXPECT_EQ(run.say(10, false, first), 10) << "another beginning is no reason to go on";
+  run.say(20);
+  EXPECT_EQ(run.say(10, false, second), 21);
+  EXPECT_EQ(run.closed, CloseReason::kSoftBudget);
+  EXPECT_EQ(run.thought, (Ids{10, 20, 10}));
+}
+
 TEST(ReasoningGate, AClosingSentenceThatHoldsTheMarkerClosesThere) {
   ReasoningOptions o = r1();
   o.closing = {30, kClose, 31};

@@ -322,7 +322,10 @@ TEST(Sampler, ExtremeRowsAndParametersStayInRange) {
               ASSERT_TRUE(p.ok());
               ASSERT_FALSE(p->empty());
               double sum = 0.0;
-              for (const Candidate& c : *p) sum += c.probability;
+              for (const Candidate& c : *p) {
+                ASSERT_GT(c.probability, 0.0);
+                sum += c.probability;
+              }
               ASSERT_NEAR(sum, 1.0, 1e-9);
             }
           }

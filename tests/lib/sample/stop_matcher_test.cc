@@ -105,7 +105,7 @@ TEST(StopMatcher, AgreesWithSearchingTheWholeTextHoweverItArrives) {
   int matches = 0, passes = 0;
   for (int round = 0; round < 20000; ++round) {
     std::vector<std::string> stops(1 + random() % 3);
-    for (std::string& stop : stops) stop = letters(6);
+    for (std::string& stop : stops) stop = letters(9);
     const std::string text = letters(30);
 
     size_t cut = std::string::npos, length = 0;

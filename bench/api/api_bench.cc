@@ -14,8 +14,8 @@
 
 #include <ponder/ponder.hpp>
 
-#include "measure.h"
-#include "options.h"
+#include "tools/ponder/measure.h"
+#include "tools/ponder/options.h"
 
 namespace ponder::tool {
 namespace {

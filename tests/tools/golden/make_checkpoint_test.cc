@@ -23,9 +23,12 @@ int run(const std::string& arguments) {
 
 float value(const WeightData& w, int64_t i) {
   switch (w.dtype) {
-    case DType::kF16: return f16_to_f32(static_cast<const uint16_t*>(w.data)[i]);
-    case DType::kBF16: return bf16_to_f32(static_cast<const uint16_t*>(w.data)[i]);
-    default: return static_cast<const float*>(w.data)[i];
+    case DType::kF16:
+      return f16_to_f32(static_cast<const uint16_t*>(w.data)[i]);
+    case DType::kBF16:
+      return bf16_to_f32(static_cast<const uint16_t*>(w.data)[i]);
+    default:
+      return static_cast<const float*>(w.data)[i];
   }
 }
 
@@ -84,8 +87,7 @@ TEST(MakeCheckpoint, ValuesDependOnSeedAndNameOnly) {
   for (const std::string& name : a->weights->names()) {
     auto left = a->weights->find(name), right = b->weights->find(name);
     ASSERT_TRUE(left.ok() && right.ok());
-    EXPECT_EQ(0, std::memcmp(left->data, right->data,
-                             dtype_bytes(left->dtype, left->elements())))
+    EXPECT_EQ(0, std::memcmp(left->data, right->data, dtype_bytes(left->dtype, left->elements())))
         << name;
   }
 }
@@ -107,7 +109,8 @@ TEST(MakeCheckpoint, SizesAndTyingAreAsAsked) {
 
 TEST(MakeCheckpoint, TakesATokenizerThatIsGiven) {
   TemporaryFolder donor, folder;
-  donor.write("tokenizer.json", R"({"added_tokens":[{"id":3,"content":"<s>"},{"id":4,"content":"</s>"}]})");
+  donor.write("tokenizer.json",
+              R"({"added_tokens":[{"id":3,"content":"<s>"},{"id":4,"content":"</s>"}]})");
   donor.write("tokenizer_config.json", R"({"bos_token":"<s>","eos_token":{"content":"</s>"}})");
   ASSERT_EQ(0, run(folder.path() + " --tokenizer " + donor.path("tokenizer.json")));
   auto files = open_model_path(folder.path());
@@ -120,8 +123,8 @@ TEST(MakeCheckpoint, RefusesWhatMakesNoModel) {
   TemporaryFolder folder;
   for (const char* arguments :
        {"--heads 3", "--kv-heads 3", "--layers 0", "--arch gpt2", "--dtype f8", "--vocab 100",
-        "--shape gpt-5", "--hidden x", "--head-dim 3", "--frobnicate", "--layers", "--tokenizer /none",
-        "--shard-size 0"}) {
+        "--shape gpt-5", "--hidden x", "--head-dim 3", "--frobnicate", "--layers",
+        "--tokenizer /none", "--shard-size 0"}) {
     EXPECT_EQ(1, run(folder.path() + " " + arguments + " 2>/dev/null")) << arguments;
   }
   EXPECT_EQ(2, run("2>/dev/null"));

@@ -36,14 +36,10 @@ struct ponder_model_options {
 struct ponder_model {
   std::atomic<uint32_t> references{1};
   std::shared_ptr<ponder::engine::Model> model;
-  // As the options had them; the engine does not repeat them.
-  uint32_t device = 0;
-  int32_t precision = PONDER_PRECISION_AUTO;
 };
 
 struct ponder_chat {
   ponder::Chat chat;
-  bool add_generation_prompt = true;  // of render; submit always opens the assistant's turn
 };
 
 struct ponder_request {

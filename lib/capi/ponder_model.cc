@@ -95,15 +95,13 @@ namespace {
 
 ponder::Status load(ponder_runtime* rt, std::shared_ptr<const ponder::FileSource> files,
                     const ponder_model_options* o, ponder_model** out) {
-  engine::ModelOptions options = o != nullptr ? o->options : engine::ModelOptions();
+  const engine::ModelOptions options = o != nullptr ? o->options : engine::ModelOptions();
   const size_t devices = rt->runtime->devices().size();
   if (options.device >= devices) {
     return ponder::not_found_error("device ", options.device, " does not exist; there are ",
                                    devices, ", counted from 0");
   }
   auto handle = std::make_unique<ponder_model>();
-  handle->device = options.device;
-  handle->precision = static_cast<int32_t>(options.precision);
   PONDER_ASSIGN_OR_RETURN(handle->model,
                           engine::Model::load(rt->runtime, std::move(files), options));
   *out = handle.release();
@@ -181,11 +179,11 @@ ponder_status ponder_model_get_info(const ponder_model* m, ponder_model_info* in
     told.context = known.context;
     told.trained_context = known.trained_context;
     told.layers = known.layers;
-    told.device = m->device;
-    told.precision = m->precision;
-    if (known.kv_dtype == "f32") told.kv_type = PONDER_KV_F32;
-    if (known.kv_dtype == "bf16") told.kv_type = PONDER_KV_BF16;
-    if (known.kv_dtype == "f16") told.kv_type = PONDER_KV_F16;
+    told.device = known.device_index;
+    told.precision = static_cast<int32_t>(known.precision);
+    if (known.kv_dtype == ponder::DType::kF32) told.kv_type = PONDER_KV_F32;
+    if (known.kv_dtype == ponder::DType::kBF16) told.kv_type = PONDER_KV_BF16;
+    if (known.kv_dtype == ponder::DType::kF16) told.kv_type = PONDER_KV_F16;
     told.reasons = known.reasons;
     told.has_template = !m->model->template_source().empty();
     told.top_k = known.top_k;

@@ -12,12 +12,6 @@
 #define EOS 308         /* of the countdown model */
 #define THOUGHT_CLOSE 312
 
-#if defined(__GNUC__)
-#define MAYBE_UNUSED __attribute__((unused))
-#else
-#define MAYBE_UNUSED
-#endif
-
 /* All that a generation said. */
 typedef struct transcript {
   char thought[8192], answer[8192];

@@ -13,6 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__GNUC__)
+#define MAYBE_UNUSED __attribute__((unused))
+#else
+#define MAYBE_UNUSED
+#endif
+
 static int harness_failed_checks; /* in the case that runs; threads set it too, benignly late */
 static int harness_failed_cases;
 static int harness_run_cases;
@@ -47,7 +53,7 @@ static void harness_fail(const char *file, int line, const char *what) {
   } while (0)
 
 /* The status is as expected; says which one it was. */
-static void harness_status(const char *file, int line, const char *what, ponder_status got,
+static MAYBE_UNUSED void harness_status(const char *file, int line, const char *what, ponder_status got,
                            ponder_status expected) {
   char text[512];
   if (got == expected) return;
@@ -61,7 +67,7 @@ static void harness_status(const char *file, int line, const char *what, ponder_
 #define CHECK_INVALID(expression) CHECK_STATUS(expression, PONDER_ERR_INVALID_ARGUMENT)
 
 /* OK, else the case ends; prints the words of `err` and gives them back. */
-static int harness_ok(const char *file, int line, const char *what, ponder_status got,
+static MAYBE_UNUSED int harness_ok(const char *file, int line, const char *what, ponder_status got,
                       ponder_error *err) {
   ponder_str words;
   if (got == PONDER_OK) return 1;

@@ -618,6 +618,50 @@ class PipedChat(Case):
         self.assertIn(b"21", done.stdout)
 
 
+class Installed(unittest.TestCase):
+    def test_an_installed_command_finds_its_library_and_its_model(self):
+        with tempfile.TemporaryDirectory() as folder:
+            first, moved = os.path.join(folder, "first"), os.path.join(folder, "moved")
+            subprocess.run([os.environ["PONDER_CMAKE"], "--install", os.environ["PONDER_BUILD_DIR"], "--prefix", first],
+                           check=True, stdout=subprocess.DEVNULL, timeout=TIMEOUT_S)
+            os.rename(first, moved)
+            command = os.path.join(moved, "bin", "ponder")
+            done = subprocess.run([command, "info", "--json"], capture_output=True, timeout=TIMEOUT_S, cwd="/")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(os.path.realpath(json.loads(done.stdout)["model"]),
+                             os.path.realpath(os.path.join(moved, "share", "ponder", "models", "countdown")))
+
+
+@shared_data
+class Templates(Case):
+    """Every template of the reference, once: the library's own tests have all cases."""
+
+    def test_render_is_the_reference_s(self):
+        folder = os.path.join(SHARED, "oracle", "E")
+        with open(os.path.join(folder, "cases.json"), encoding="utf-8") as f:
+            reference = json.load(f)
+        seen = set()
+        for case in reference["cases"]:
+            if case["template"] in seen or "rendered" not in case or case["case"] != "multi_turn_reasoning":
+                continue
+            seen.add(case["template"])
+            with self.subTest(template=case["template"]), tempfile.TemporaryDirectory() as model:
+                for name in os.listdir(MODEL):
+                    if name != "tokenizer_config.json":
+                        os.symlink(os.path.join(MODEL, name), os.path.join(model, name))
+                with open(os.path.join(folder, "templates", case["template"] + ".jinja"), encoding="utf-8") as f:
+                    config = {"chat_template": f.read(), "bos_token": case["bos_token"], "eos_token": case["eos_token"]}
+                with open(os.path.join(model, "tokenizer_config.json"), "w", encoding="utf-8") as f:
+                    json.dump(config, f)
+                chat = {"messages": reference["messages"][case["case"]],
+                        "add_generation_prompt": case["add_generation_prompt"], **case["kwargs"]}
+                if case["tools"]:
+                    chat["tools"] = reference["tools"]
+                done = ponder("render", model, stdin=json.dumps(chat).encode())
+                self.assertEqual((done.returncode, done.stdout.decode()), (0, case["rendered"]), done.stderr)
+        self.assertGreater(len(seen), 8)
+
+
 class Readme(unittest.TestCase):
     def test_the_c_example_is_the_compiled_one(self):
         with open(os.path.join(SOURCE, "README.md"), encoding="utf-8") as f:

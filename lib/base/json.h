@@ -23,9 +23,11 @@ using Json = nlohmann::json;
 // throw. So whoever owns a tree empties it first, most simply with a JsonGuard beside it.
 template <typename AnyJson>
 void release_json(AnyJson& json) noexcept {
-  if (json.is_structured()) {
+  if (!json.is_structured()) return;
+  try {
     for (auto& member : json) release_json(member);  // no deeper than parse_json lets it be
     json.clear();
+  } catch (...) {  // only for other kinds of values, which these are not
   }
 }
 

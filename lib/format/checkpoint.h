@@ -39,7 +39,8 @@ class Checkpoint {
   // The tensor's bytes, mapped or read into memory; they live as long as the result's owner, which
   // may outlive the checkpoint. `data` is aligned to its element type and no further: tensors start
   // wherever the file puts them, so vector code must use unaligned loads.
-  // not_found_error: no such tensor. unsupported_error: an element type that we do not compute with.
+  // not_found_error: no such tensor. unsupported_error: an element type that we do not compute
+  // with.
   virtual StatusOr<WeightData> find(absl::string_view name) const = 0;
   // Bytes [offset, offset + n) of a tensor of any element type, within its bytes.
   virtual Status read(absl::string_view name, uint64_t offset, void* dst, uint64_t n) const = 0;

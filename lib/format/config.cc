@@ -19,7 +19,8 @@ std::string found(const Json& v) {
   return excerpt(v.dump());
 }
 
-// For strings. Comparing Json with a literal would build another Json in a function that may not throw.
+// For strings. Comparing Json with a literal would build another Json in a function that may not
+// throw.
 const std::string& text_of(const Json& v) { return v.get_ref<const std::string&>(); }
 
 // The value under `key`, or nullptr when absent or null.
@@ -28,7 +29,7 @@ const Json* find(const Json& object, const char* key) {
   return it == object.end() || it->is_null() ? nullptr : &*it;
 }
 
-void erase(Json* object, Json::iterator member) {
+void erase(Json* object, const Json::iterator& member) {
   release_json(*member);
   object->erase(member);
 }
@@ -195,8 +196,9 @@ StatusOr<Json> read_model_config(absl::string_view text, absl::string_view what)
                       std::all_of(architectures->begin(), architectures->end(),
                                   [](const Json& v) { return v.is_string(); });
   if (!usable) {
-    return corrupt_error(what, ": \"architectures\" must be a list of names such as"
-                               " [\"Qwen2ForCausalLM\"], ",
+    return corrupt_error(what,
+                         ": \"architectures\" must be a list of names such as"
+                         " [\"Qwen2ForCausalLM\"], ",
                          architectures == nullptr ? "but is missing"
                                                   : absl::StrCat("found ", found(*architectures)));
   }
@@ -281,8 +283,10 @@ StatusOr<TokenizerSettings> read_tokenizer_settings(absl::string_view text,
       const Json* name = one.is_object() ? find(one, "name") : nullptr;
       const Json* body = one.is_object() ? find(one, "template") : nullptr;
       if (name == nullptr || body == nullptr || !name->is_string() || !body->is_string()) {
-        fields.fail("chat_template", "must be a string, or a list of objects with a \"name\" and a"
-                    " \"template\"", one);
+        fields.fail("chat_template",
+                    "must be a string, or a list of objects with a \"name\" and a"
+                    " \"template\"",
+                    one);
         break;
       }
       if (text_of(*name) == "default") {

@@ -37,7 +37,7 @@ struct TokenizerSettings {
   std::optional<bool> add_bos, add_eos;  // nullopt: as tokenizer.json's post-processor says
   std::string tokenizer_class;
   std::optional<uint64_t> max_length;  // nullopt also where the file holds its "no limit" number
-  std::string chat_template;           // the one named "default" where there are several; may be empty
+  std::string chat_template;  // the one named "default" where there are several; may be empty
   // The others, by name: "tool_use", "rag". In the file's order.
   std::vector<std::pair<std::string, std::string>> named_templates;
 };

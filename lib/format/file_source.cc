@@ -120,8 +120,8 @@ class FolderSource final : public FileSource {
     auto* out = static_cast<char*>(dst);
     for (size_t done = 0; done < n;) {
       const size_t part = std::min<size_t>(n - done, size_t{1} << 30);
-      const ssize_t got = ::pread(file->fd.get(), out + done, part,
-                                  static_cast<off_t>(offset + done));
+      const ssize_t got =
+          ::pread(file->fd.get(), out + done, part, static_cast<off_t>(offset + done));
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) {
         return io_error(file->path, ": reading ", part, " bytes at ", offset + done,
@@ -139,8 +139,8 @@ class FolderSource final : public FileSource {
   StatusOr<std::shared_ptr<const FileView>> map(absl::string_view name) const override {
     PONDER_ASSIGN_OR_RETURN(std::shared_ptr<const OpenFile> file, open(name));
     // A link may lead to another file system than the folder's, so each file is asked.
-    const bool may_map = mapping_ == Mapping::kAlways ||
-                         (mapping_ == Mapping::kAuto && !is_remote(file->fd.get()));
+    const bool may_map =
+        mapping_ == Mapping::kAlways || (mapping_ == Mapping::kAuto && !is_remote(file->fd.get()));
     if (!may_map || file->size == 0 || file->size > std::numeric_limits<size_t>::max()) {
       return std::make_shared<const UnmappedView>(file->size);
     }
@@ -208,15 +208,14 @@ class CallbackSource final : public FileSource,
     if (n == 0) return OkStatus();
     const Status status = words(io_.read(io_.user, key.c_str(), offset, dst, n), "read", name);
     return status.ok() ? status
-                       : Status(status.code(), absl::StrCat(status.message(), " (", n,
-                                                            " bytes at ", offset, ")"));
+                       : Status(status.code(),
+                                absl::StrCat(status.message(), " (", n, " bytes at ", offset, ")"));
   }
 
   StatusOr<std::shared_ptr<const FileView>> map(absl::string_view name) const override {
     PONDER_ASSIGN_OR_RETURN(const std::string key, checked(name));
     PONDER_ASSIGN_OR_RETURN(const uint64_t bytes, size(name));
-    const void* data =
-        io_.map != nullptr && bytes > 0 ? io_.map(io_.user, key.c_str()) : nullptr;
+    const void* data = io_.map != nullptr && bytes > 0 ? io_.map(io_.user, key.c_str()) : nullptr;
     return std::make_shared<const View>(data, bytes, shared_from_this());
   }
 
@@ -235,7 +234,8 @@ class CallbackSource final : public FileSource,
   StatusOr<std::string> checked(absl::string_view name) const {
     if (name.empty() || name == "." || name == ".." || name.size() > 255 ||
         name.find_first_of(absl::string_view("/\\\0", 3)) != name.npos) {
-      return corrupt_error(where_, ": ", quote(name), " is not a plain file name; files of a model"
+      return corrupt_error(where_, ": ", quote(name),
+                           " is not a plain file name; files of a model"
                            " lie side by side and are named without folders");
     }
     return std::string(name);
@@ -243,7 +243,8 @@ class CallbackSource final : public FileSource,
 
   Status words(int32_t code, absl::string_view callback, absl::string_view name) const {
     switch (code) {
-      case 0: return OkStatus();
+      case 0:
+        return OkStatus();
       case IoCallbacks::kIoNotFound:
         return not_found_error(where_, ": no file ", quote(name));
       case IoCallbacks::kIoOutOfMemory:
@@ -274,7 +275,8 @@ StatusOr<std::shared_ptr<const FileSource>> open_folder(absl::string_view path, 
     text = excerpt(text, 4096);
     if (error == ENOENT) return not_found_error(text, ": no such folder");
     if (error == ENOTDIR) {
-      return invalid_argument_error(text, ": is not a folder; give the folder that holds the model's"
+      return invalid_argument_error(text,
+                                    ": is not a folder; give the folder that holds the model's"
                                     " config.json, tokenizer.json and *.safetensors");
     }
     return io_error(text, ": cannot be opened: ", system_words(error));

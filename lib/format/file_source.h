@@ -6,8 +6,9 @@
 // so are the answers of the host's callbacks.
 //
 // Bytes that are parsed are always read into memory of our own, never parsed inside a mapping, so
-// they cannot change under the parser. Only weights are mapped: docs/decisions/0020-mapped-weights.md
-// says when, and what remains possible when somebody truncates a file that is in use.
+// they cannot change under the parser. Only weights are mapped:
+// docs/decisions/0020-mapped-weights.md says when, and what remains possible when somebody
+// truncates a file that is in use.
 #pragma once
 
 #include <cstddef>
@@ -27,8 +28,8 @@ class FileView {
   // nullptr when the source cannot or may not map this file: use read() instead.
   const std::byte* data() const { return data_; }
   uint64_t size() const { return size_; }
-  // Whether the file still has all its bytes: touching a page that was cut off would raise a signal.
-  // Cheap (one system call); ask before going through a stretch of data.
+  // Whether the file still has all its bytes: touching a page that was cut off would raise a
+  // signal. Cheap (one system call); ask before going through a stretch of data.
   virtual Status check() const { return OkStatus(); }
 
  protected:

@@ -40,8 +40,7 @@ Status read_configuration(const FileSource& source, ModelFiles* files) {
     return not_found_error(source.where(), ": there is no config.json; ", kWhatAFolderHolds);
   }
   PONDER_RETURN_IF_ERROR(text.status());
-  PONDER_ASSIGN_OR_RETURN(files->config,
-                          read_model_config(*text, path_of(source, "config.json")));
+  PONDER_ASSIGN_OR_RETURN(files->config, read_model_config(*text, path_of(source, "config.json")));
   files->architecture = files->config["architectures"][0].get<std::string>();
 
   PONDER_ASSIGN_OR_RETURN(const auto generation, read_optional(source, "generation_config.json"));
@@ -72,8 +71,8 @@ Status read_tokenizer(const FileSource& source, ModelFiles* files) {
   }
   PONDER_ASSIGN_OR_RETURN(const auto special, read_optional(source, "special_tokens_map.json"));
   if (special.has_value()) {
-    PONDER_RETURN_IF_ERROR(complete_special_tokens(
-        *special, &files->tokenizer, path_of(source, "special_tokens_map.json")));
+    PONDER_RETURN_IF_ERROR(complete_special_tokens(*special, &files->tokenizer,
+                                                   path_of(source, "special_tokens_map.json")));
   }
   // Newer repositories keep the template in a file of its own, which then counts.
   PONDER_ASSIGN_OR_RETURN(auto chat, read_optional(source, "chat_template.jinja"));
@@ -91,15 +90,15 @@ Status read_tokenizer(const FileSource& source, ModelFiles* files) {
   return OkStatus();
 }
 
-StatusOr<std::unique_ptr<Checkpoint>> open_weights(const std::shared_ptr<const FileSource>& source,
+StatusOr<std::unique_ptr<Checkpoint>> open_weights(std::shared_ptr<const FileSource> source,
                                                    Allocator* allocator) {
   constexpr absl::string_view kSingle = "model.safetensors";
   constexpr absl::string_view kIndex = "model.safetensors.index.json";
   for (absl::string_view name : {kSingle, kIndex}) {
     const StatusOr<uint64_t> size = source->size(name);
     if (size.ok()) {
-      return name == kSingle ? open_safetensors(source, name, allocator)
-                             : open_sharded_safetensors(source, name, allocator);
+      return name == kSingle ? open_safetensors(std::move(source), name, allocator)
+                             : open_sharded_safetensors(std::move(source), name, allocator);
     }
     if (!absl::IsNotFound(size.status())) return size.status();
   }
@@ -110,8 +109,10 @@ StatusOr<std::unique_ptr<Checkpoint>> open_weights(const std::shared_ptr<const F
                                " with transformers: save_pretrained(..., safe_serialization=True)");
     }
   }
-  return not_found_error(source->where(), ": there is neither model.safetensors nor"
-                         " model.safetensors.index.json; ", kWhatAFolderHolds);
+  return not_found_error(source->where(),
+                         ": there is neither model.safetensors nor"
+                         " model.safetensors.index.json; ",
+                         kWhatAFolderHolds);
 }
 
 // Hashes the configuration, the tokenizer, the tensor table, and a few bytes from the middle of up
@@ -139,8 +140,7 @@ StatusOr<std::string> fingerprint(const ModelFiles& files) {
     if (i % step == 0 && info.bytes > 0) {
       char sample[kSampleBytes];
       const uint64_t size = std::min(info.bytes, kSampleBytes);
-      PONDER_RETURN_IF_ERROR(
-          files.weights->read(info.name, (info.bytes - size) / 2, sample, size));
+      PONDER_RETURN_IF_ERROR(files.weights->read(info.name, (info.bytes - size) / 2, sample, size));
       add({sample, size});
     }
   }
@@ -167,7 +167,7 @@ StatusOr<ModelFiles> open_model(std::shared_ptr<const FileSource> source,
   ModelFiles files;
   PONDER_RETURN_IF_ERROR(read_configuration(*source, &files));
   PONDER_RETURN_IF_ERROR(read_tokenizer(*source, &files));
-  PONDER_ASSIGN_OR_RETURN(files.weights, open_weights(source, options.allocator));
+  PONDER_ASSIGN_OR_RETURN(files.weights, open_weights(std::move(source), options.allocator));
   PONDER_ASSIGN_OR_RETURN(files.fingerprint, fingerprint(files));
   files.name = options.name;
   if (files.name.empty()) {

@@ -20,7 +20,7 @@ namespace ponder {
 
 struct ModelFiles {
   ModelFiles() = default;
-  ModelFiles(ModelFiles&&) = default;
+  ModelFiles(ModelFiles&&) = default;  // NOLINT(bugprone-exception-escape): no member throws
   ModelFiles& operator=(ModelFiles&&) = default;
   ~ModelFiles() { release_json(config); }
 

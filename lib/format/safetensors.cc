@@ -26,14 +26,17 @@ struct ElementType {
 };
 
 constexpr ElementType kElementTypes[] = {
-    {"F32", 32, DType::kF32},       {"F16", 16, DType::kF16},   {"BF16", 16, DType::kBF16},
-    {"F64", 64, std::nullopt},      {"I64", 64, std::nullopt},  {"U64", 64, std::nullopt},
-    {"I32", 32, std::nullopt},      {"U32", 32, std::nullopt},  {"I16", 16, std::nullopt},
-    {"U16", 16, std::nullopt},      {"I8", 8, std::nullopt},    {"U8", 8, std::nullopt},
-    {"BOOL", 8, std::nullopt},      {"C64", 64, std::nullopt},  {"F8_E4M3", 8, std::nullopt},
-    {"F8_E5M2", 8, std::nullopt},   {"F8_E8M0", 8, std::nullopt},
-    {"F8_E4M3FNUZ", 8, std::nullopt}, {"F8_E5M2FNUZ", 8, std::nullopt},
-    {"F6_E2M3", 6, std::nullopt},   {"F6_E3M2", 6, std::nullopt}, {"F4", 4, std::nullopt},
+    {"F32", 32, DType::kF32},         {"F16", 16, DType::kF16},
+    {"BF16", 16, DType::kBF16},       {"F64", 64, std::nullopt},
+    {"I64", 64, std::nullopt},        {"U64", 64, std::nullopt},
+    {"I32", 32, std::nullopt},        {"U32", 32, std::nullopt},
+    {"I16", 16, std::nullopt},        {"U16", 16, std::nullopt},
+    {"I8", 8, std::nullopt},          {"U8", 8, std::nullopt},
+    {"BOOL", 8, std::nullopt},        {"C64", 64, std::nullopt},
+    {"F8_E4M3", 8, std::nullopt},     {"F8_E5M2", 8, std::nullopt},
+    {"F8_E8M0", 8, std::nullopt},     {"F8_E4M3FNUZ", 8, std::nullopt},
+    {"F8_E5M2FNUZ", 8, std::nullopt}, {"F6_E2M3", 6, std::nullopt},
+    {"F6_E3M2", 6, std::nullopt},     {"F4", 4, std::nullopt},
 };
 
 const ElementType* find_type(absl::string_view name) {
@@ -89,7 +92,8 @@ class HeaderReader final : public JsonReader {
       field_ = Field::kOffsets;
     } else {
       field_ = Field::kNone;
-      return fail(place(), ": key ", quote(name), " is unknown or occurs twice; a tensor has"
+      return fail(place(), ": key ", quote(name),
+                  " is unknown or occurs twice; a tensor has"
                   " \"dtype\", \"shape\" and \"data_offsets\"");
     }
     return true;
@@ -295,8 +299,9 @@ StatusOr<Header> read_header(const FileSource& source, absl::string_view file) {
   char start[kLengthBytes];
   PONDER_RETURN_IF_ERROR(source.read(file, 0, start, sizeof start));
   if (std::memcmp(start, "version ", sizeof start) == 0) {
-    return corrupt_error(what, ": is a Git LFS pointer, not the weights themselves; fetch them with"
-                               " `git lfs pull`");
+    return corrupt_error(what,
+                         ": is a Git LFS pointer, not the weights themselves; fetch them with"
+                         " `git lfs pull`");
   }
   uint64_t length;
   std::memcpy(&length, start, sizeof length);
@@ -311,8 +316,8 @@ StatusOr<Header> read_header(const FileSource& source, absl::string_view file) {
   header.data_begin = kLengthBytes + length;
   std::string json(static_cast<size_t>(length), '\0');
   PONDER_RETURN_IF_ERROR(source.read(file, kLengthBytes, json.data(), json.size()));
-  PONDER_ASSIGN_OR_RETURN(header.entries, parse_safetensors_header(
-                                              json, header.file_size - header.data_begin, what));
+  PONDER_ASSIGN_OR_RETURN(
+      header.entries, parse_safetensors_header(json, header.file_size - header.data_begin, what));
   return header;
 }
 
@@ -327,8 +332,8 @@ class SafetensorsCheckpoint final : public Checkpoint {
   StatusOr<uint32_t> add_file(absl::string_view file, const Header& header) {
     PONDER_ASSIGN_OR_RETURN(std::shared_ptr<const FileView> view, source_->map(file));
     if (view->size() != header.file_size) {
-      return io_error(where(), "/", excerpt(file, 255), ": changed from ", header.file_size,
-                      " to ", view->size(), " bytes while it was being opened");
+      return io_error(where(), "/", excerpt(file, 255), ": changed from ", header.file_size, " to ",
+                      view->size(), " bytes while it was being opened");
     }
     files_.push_back({std::string(file), header.data_begin, std::move(view)});
     return static_cast<uint32_t>(files_.size() - 1);
@@ -391,8 +396,9 @@ class SafetensorsCheckpoint final : public Checkpoint {
   Status read(absl::string_view name, uint64_t offset, void* dst, uint64_t n) const override {
     PONDER_ASSIGN_OR_RETURN(const Tensor* tensor, entry(name));
     if (offset > tensor->bytes || n > tensor->bytes - offset) {
-      return invalid_argument_error("bytes ", offset, " to ", offset, " + ", n, " wanted of tensor ",
-                                    quote(name), ", which has ", tensor->bytes);
+      return invalid_argument_error("bytes ", offset, " to ", offset, " + ", n,
+                                    " wanted of tensor ", quote(name), ", which has ",
+                                    tensor->bytes);
     }
     const File& file = files_[tensor->file];
     return in_context(source_->read(file.name, tensor->offset + offset, dst, n),
@@ -441,7 +447,8 @@ class SafetensorsCheckpoint final : public Checkpoint {
   StatusOr<const Tensor*> entry(absl::string_view name) const {
     if (const Tensor* tensor = lookup(name); tensor != nullptr) return tensor;
     return not_found_error(where(), ": there is no tensor ", quote(name), " among the ",
-                           tensors_.size(), " of this checkpoint; are all its files there, and is"
+                           tensors_.size(),
+                           " of this checkpoint; are all its files there, and is"
                            " it of the architecture that config.json says?");
   }
 
@@ -458,7 +465,8 @@ StatusOr<std::vector<SafetensorsEntry>> parse_safetensors_header(absl::string_vi
                                                                  uint64_t data_bytes,
                                                                  absl::string_view what) {
   if (json.empty() || json.front() != '{') {
-    return corrupt_error(what, ": the header does not begin with '{'; it is not a safetensors file");
+    return corrupt_error(what,
+                         ": the header does not begin with '{'; it is not a safetensors file");
   }
   HeaderReader reader(what, data_bytes);
   PONDER_RETURN_IF_ERROR(reader.read(json));
@@ -494,8 +502,9 @@ StatusOr<std::vector<SafetensorsEntry>> parse_safetensors_header(absl::string_vi
     end = entry.end;
   }
   if (end != data_bytes) {
-    return corrupt_error(what, ": ", data_bytes - end, " bytes behind the last tensor belong to"
-                               " nobody");
+    return corrupt_error(what, ": ", data_bytes - end,
+                         " bytes behind the last tensor belong to"
+                         " nobody");
   }
   return entries;
 }
@@ -546,13 +555,15 @@ StatusOr<std::unique_ptr<Checkpoint>> open_sharded_safetensors(
   };
   // Shards in the order of their names, so that errors do not depend on the index's order.
   std::vector<absl::string_view> shards;
+  shards.reserve(map.size());
   for (const auto& [name, file] : map) shards.push_back(file);
   std::sort(shards.begin(), shards.end());
   shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
 
-  auto checkpoint = std::make_unique<SafetensorsCheckpoint>(source, allocator);
+  const FileSource& files = *source;
+  auto checkpoint = std::make_unique<SafetensorsCheckpoint>(std::move(source), allocator);
   for (absl::string_view shard : shards) {
-    StatusOr<Header> header = read_header(*source, shard);
+    StatusOr<Header> header = read_header(files, shard);
     if (absl::IsNotFound(header.status())) {
       return not_found_error(what, ": names the file ", quote(shard, 255),
                              ", which is not there; the download is not complete (", shards.size(),

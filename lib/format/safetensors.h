@@ -2,8 +2,9 @@
 //
 // The layout is https://github.com/huggingface/safetensors: eight bytes of length, that many bytes
 // of JSON, then the data. The header is validated as strictly as the reference does: known types,
-// sizes that equal the product of the shape, data ranges that cover the file without gap or overlap.
-// Parsing streams (no JSON tree is built), since R1's index and headers name 91,991 tensors.
+// sizes that equal the product of the shape, data ranges that cover the file without gap or
+// overlap. Parsing streams (no JSON tree is built), since R1's index and headers name 91,991
+// tensors.
 #pragma once
 
 #include <cstdint>

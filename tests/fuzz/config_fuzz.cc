@@ -11,7 +11,8 @@ namespace {
 // Reads the keys that model files read, as they do.
 void read_as_a_model_does(const ponder::Json& json) {
   const ponder::Config c(json, "config.json");
-  for (const char* key : {"hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}) {
+  for (const char* key :
+       {"hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}) {
     c.i(key);
     c.i(key, 0);
   }
@@ -43,8 +44,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       (void)config->dump();
       break;
     }
-    case 1: (void)ponder::read_generation_defaults(text); break;
-    case 2: (void)ponder::read_tokenizer_settings(text); break;
+    case 1:
+      (void)ponder::read_generation_defaults(text);
+      break;
+    case 2:
+      (void)ponder::read_tokenizer_settings(text);
+      break;
     case 3: {
       ponder::TokenizerSettings settings;
       (void)ponder::complete_special_tokens(text, &settings);

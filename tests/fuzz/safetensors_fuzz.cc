@@ -36,8 +36,9 @@ void open_and_read(absl::string_view bytes, bool sharded) {
   io.size = size_of;
   io.read = read_from;
   auto source = ponder::open_callbacks(io);
-  auto opened = sharded ? ponder::open_sharded_safetensors(*source, "m", ponder::default_allocator())
-                        : ponder::open_safetensors(*source, "m", ponder::default_allocator());
+  auto opened = sharded
+                    ? ponder::open_sharded_safetensors(*source, "m", ponder::default_allocator())
+                    : ponder::open_safetensors(*source, "m", ponder::default_allocator());
   if (!opened.ok()) return;
   uint64_t sum = 0;
   for (const std::string& name : (*opened)->names()) {
@@ -57,10 +58,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const absl::string_view text(reinterpret_cast<const char*>(data) + 1, size - 1);
   switch (data[0] % 4) {
-    case 0: open_and_read(text, false); break;
-    case 1: open_and_read(text, true); break;
-    case 2: (void)ponder::parse_safetensors_header(text, 1 << 20, "fuzz"); break;
-    case 3: (void)ponder::parse_safetensors_index(text, "fuzz"); break;
+    case 0:
+      open_and_read(text, false);
+      break;
+    case 1:
+      open_and_read(text, true);
+      break;
+    case 2:
+      (void)ponder::parse_safetensors_header(text, 1 << 20, "fuzz");
+      break;
+    case 3:
+      (void)ponder::parse_safetensors_index(text, "fuzz");
+      break;
   }
   return 0;
 }

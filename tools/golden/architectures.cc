@@ -29,8 +29,8 @@ void check(const Sizes& s) {
                                 "'; known: qwen2, llama, qwen3");
   }
   const std::map<std::string, int64_t> positive = {
-      {"--layers", s.layers},       {"--hidden", s.hidden},       {"--ffn", s.intermediate},
-      {"--heads", s.heads},         {"--kv-heads", s.kv_heads},   {"--vocab", s.vocabulary},
+      {"--layers", s.layers},   {"--hidden", s.hidden},     {"--ffn", s.intermediate},
+      {"--heads", s.heads},     {"--kv-heads", s.kv_heads}, {"--vocab", s.vocabulary},
       {"--context", s.context},
   };
   for (const auto& [option, value] : positive) {

@@ -40,7 +40,8 @@ struct TensorSpec {
   }
 };
 
-// The sizes of well-known models ("qwen2.5-1.5b"); throws std::invalid_argument with the known names.
+// The sizes of well-known models ("qwen2.5-1.5b"); throws std::invalid_argument with the known
+// names.
 Sizes preset(const std::string& name);
 
 // Throws std::invalid_argument when the sizes cannot make a model.

@@ -84,10 +84,10 @@ Options parse(int argc, char** argv) {
     if (std::string(argv[i]) == "--shape") o.sizes = preset(argv[i + 1]);
   }
   const std::map<std::string, int64_t*> sizes = {
-      {"--layers", &o.sizes.layers},      {"--hidden", &o.sizes.hidden},
-      {"--ffn", &o.sizes.intermediate},   {"--heads", &o.sizes.heads},
-      {"--kv-heads", &o.sizes.kv_heads},  {"--head-dim", &o.sizes.head_dim},
-      {"--vocab", &o.sizes.vocabulary},   {"--context", &o.sizes.context}};
+      {"--layers", &o.sizes.layers},     {"--hidden", &o.sizes.hidden},
+      {"--ffn", &o.sizes.intermediate},  {"--heads", &o.sizes.heads},
+      {"--kv-heads", &o.sizes.kv_heads}, {"--head-dim", &o.sizes.head_dim},
+      {"--vocab", &o.sizes.vocabulary},  {"--context", &o.sizes.context}};
   for (int i = 1; i < argc; ++i) {
     const std::string option = argv[i];
     const auto value = [&]() -> std::string {
@@ -196,7 +196,8 @@ int run(int argc, char** argv) {
   int shown = -1;
   if (isatty(STDERR_FILENO) != 0) {
     write.progress = [&shown](uint64_t done, uint64_t total) {
-      const int percent = static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
+      const int percent =
+          static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
       if (percent == shown) return;
       shown = percent;
       std::fprintf(stderr, "\r%3d%% of %.2f GB%s", percent, static_cast<double>(total) / 1e9,

@@ -8,9 +8,12 @@
 namespace ponder::golden {
 namespace {
 
-constexpr const char* kAdded[] = {
-    "<\uFF5Cbegin\u2581of\u2581sentence\uFF5C>", "<\uFF5Cend\u2581of\u2581sentence\uFF5C>",
-    "<\uFF5CUser\uFF5C>", "<\uFF5CAssistant\uFF5C>", "<think>", "</think>"};
+constexpr const char* kAdded[] = {"<\uFF5Cbegin\u2581of\u2581sentence\uFF5C>",
+                                  "<\uFF5Cend\u2581of\u2581sentence\uFF5C>",
+                                  "<\uFF5CUser\uFF5C>",
+                                  "<\uFF5CAssistant\uFF5C>",
+                                  "<think>",
+                                  "</think>"};
 constexpr int64_t kAddedCount = 6;
 constexpr int kFirstThatIsNotSpecial = 4;
 
@@ -25,7 +28,8 @@ std::array<std::string, 256> byte_spellings() {
     if (code < 0x80) {
       spelling[byte] = static_cast<char>(code);
     } else {
-      spelling[byte] = {static_cast<char>(0xC0 | code >> 6), static_cast<char>(0x80 | (code & 0x3F))};
+      spelling[byte] = {static_cast<char>(0xC0 | code >> 6),
+                        static_cast<char>(0x80 | (code & 0x3F))};
     }
   }
   return spelling;
@@ -69,27 +73,30 @@ Json tokenizer(int64_t vocabulary) {
   }
   // Qwen2's way of cutting a text into words.
   constexpr const char* kWords =
-      "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
+      "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
+      "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
       "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-  const Json byte_level = {
-      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
+  const Json byte_level = {{"type", "ByteLevel"},
+                           {"add_prefix_space", false},
+                           {"trim_offsets", true},
+                           {"use_regex", false}};
   Json json;
   json["version"] = "1.0";
   json["truncation"] = nullptr;
   json["padding"] = nullptr;
   json["added_tokens"] = std::move(added);
   json["normalizer"] = nullptr;
-  json["pre_tokenizer"] = {
-      {"type", "Sequence"},
-      {"pretokenizers",
-       Json::array({{{"type", "Split"},
-                     {"pattern", {{"Regex", kWords}}},
-                     {"behavior", "Isolated"},
-                     {"invert", false}},
-                    byte_level})}};
+  json["pre_tokenizer"] = {{"type", "Sequence"},
+                           {"pretokenizers", Json::array({{{"type", "Split"},
+                                                           {"pattern", {{"Regex", kWords}}},
+                                                           {"behavior", "Isolated"},
+                                                           {"invert", false}},
+                                                          byte_level})}};
   json["post_processor"] = nullptr;
-  json["decoder"] = {
-      {"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};
+  json["decoder"] = {{"type", "ByteLevel"},
+                     {"add_prefix_space", true},
+                     {"trim_offsets", true},
+                     {"use_regex", true}};
   json["model"] = {{"type", "BPE"},
                    {"dropout", nullptr},
                    {"unk_token", nullptr},
@@ -117,11 +124,15 @@ Json tokenizer_config(int64_t context) {
   json["chat_template"] =
       "{{ bos_token }}{% for message in messages %}"
       "{% if message['role'] == 'system' %}{{ message['content'] }}"
-      "{% elif message['role'] == 'user' %}{{ '" + user + "' + message['content'] }}"
-      "{% elif message['role'] == 'assistant' %}{{ '" + assistant +
+      "{% elif message['role'] == 'user' %}{{ '" +
+      user +
+      "' + message['content'] }}"
+      "{% elif message['role'] == 'assistant' %}{{ '" +
+      assistant +
       "' + message['content'].split('</think>')[-1] + eos_token }}"
       "{% endif %}{% endfor %}"
-      "{% if add_generation_prompt %}{{ '" + assistant + "<think>\\n' }}{% endif %}";
+      "{% if add_generation_prompt %}{{ '" +
+      assistant + "<think>\\n' }}{% endif %}";
   return json;
 }
 

@@ -10,8 +10,9 @@ namespace ponder::golden {
 // The least vocabulary: 256 bytes and six added tokens.
 constexpr int64_t kLeastVocabulary = 262;
 
-// A tokenizer.json with exactly `vocabulary` tokens: the bytes, then pairs and triples of bytes with
-// their merges, and at the end R1's six: begin and end of sentence, User, Assistant, <think> and
+// A tokenizer.json with exactly `vocabulary` tokens: the bytes, then pairs and triples of bytes
+// with their merges, and at the end R1's six: begin and end of sentence, User, Assistant, <think>
+// and
 // </think>. Every text can be encoded, every id decoded. Throws std::invalid_argument below
 // kLeastVocabulary and above 16 million.
 Json tokenizer(int64_t vocabulary);

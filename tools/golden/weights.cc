@@ -30,8 +30,8 @@ uint16_t to_f16(float v) {
   return sign | static_cast<uint16_t>((u + 0xfff + ((u >> 13) & 1) - (112u << 23)) >> 13);
 }
 
-// Quantiles of the standard normal distribution at the middles of 65,536 equal parts: a random index
-// into the table is a normal number, at the price of a load.
+// Quantiles of the standard normal distribution at the middles of 65,536 equal parts: a random
+// index into the table is a normal number, at the price of a load.
 std::vector<float> normal_quantiles() {
   constexpr int kSize = 1 << 16;
   std::vector<float> table(kSize);
@@ -99,7 +99,8 @@ void write_tensor(File& file, const TensorSpec& spec, uint64_t seed,
     const int64_t count = std::min(kChunk, elements - begin);
     for (int64_t i = 0; i < count; i += 4) {
       const uint64_t bits = random_bits(seed, static_cast<uint64_t>(begin + i) / 4);
-      for (int64_t j = 0; j < 4 && i + j < count; ++j) chunk[i + j] = table[bits >> 16 * j & 0xffff];
+      for (int64_t j = 0; j < 4 && i + j < count; ++j)
+        chunk[i + j] = table[bits >> 16 * j & 0xffff];
     }
     file.write(chunk.data(), static_cast<size_t>(count) * sizeof(T));
     wrote(static_cast<uint64_t>(count) * sizeof(T));
@@ -162,7 +163,8 @@ void write_weights(const std::filesystem::path& folder, const std::vector<Tensor
       const uint64_t seed = seed_of(options.seed, spec->name);
       switch (options.type) {
         case ElementType::kF32:
-          write_tensor<float>(file, *spec, seed, quantiles, [](float v) { return v; }, wrote);
+          write_tensor<float>(
+              file, *spec, seed, quantiles, [](float v) { return v; }, wrote);
           break;
         case ElementType::kF16:
           write_tensor<uint16_t>(file, *spec, seed, quantiles, to_f16, wrote);

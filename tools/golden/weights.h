@@ -20,9 +20,9 @@ struct WriteOptions {
   std::function<void(uint64_t done, uint64_t total)> progress;
 };
 
-// model.safetensors, or shards with their index. The values of a tensor depend on the seed, its name
-// and its place in the tensor, and on nothing else. Throws std::runtime_error when a file cannot be
-// written.
+// model.safetensors, or shards with their index. The values of a tensor depend on the seed, its
+// name and its place in the tensor, and on nothing else. Throws std::runtime_error when a file
+// cannot be written.
 void write_weights(const std::filesystem::path& folder, const std::vector<TensorSpec>& tensors,
                    const WriteOptions& options);
 

@@ -39,17 +39,20 @@ TEST(ParseJson, RefusesEveryTruncation) {
 }
 
 TEST(ParseJson, RefusesWhatIsNotJson) {
-  for (const char* text :
-       {"", " ", "nul", "{'a':1}", "{\"a\":1,}", "[1,]", "[1 2]", "{\"a\" 1}", "01", "+1", ".5", "1.",
-        "1e", "NaN", "Infinity", "-", "// c\n1", "\"\\x41\"", "\"\\ud800\"", "\"\\u12\"", "\"a\nb\"",
-        "1 1", "[", "]", "\xef\xbb\xbf{", "1e999", "-1e999"}) {
+  for (const char* text : {"",         " ",       "nul",       "{'a':1}",     "{\"a\":1,}",
+                           "[1,]",     "[1 2]",   "{\"a\" 1}", "01",          "+1",
+                           ".5",       "1.",      "1e",        "NaN",         "Infinity",
+                           "-",        "// c\n1", "\"\\x41\"", "\"\\ud800\"", "\"\\u12\"",
+                           "\"a\nb\"", "1 1",     "[",         "]",           "\xef\xbb\xbf{",
+                           "1e999",    "-1e999"}) {
     EXPECT_TRUE(says(parse_json(text, "x").status(), "not valid JSON")) << text;
   }
   EXPECT_TRUE(says(parse_json(std::string("1\0", 2), "x").status(), "not valid JSON"));
 }
 
 TEST(ParseJson, RefusesInvalidUtf8AndStillSpeaksUtf8) {
-  for (const char* bytes : {"\xff", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "\x80"}) {
+  for (const char* bytes :
+       {"\xff", "\xc0\xaf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xe2\x82", "\x80"}) {
     const Status status = parse_json(std::string("[\"") + bytes + "\"]", "x").status();
     EXPECT_TRUE(says(status, "not valid JSON"));
     for (char c : status.message()) EXPECT_LT(static_cast<unsigned char>(c), 0x80) << status;

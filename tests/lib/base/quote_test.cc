@@ -21,10 +21,10 @@ TEST(Quote, EscapesWhatWouldSpoilAMessage) {
 
 TEST(Quote, ShowsBytesThatAreNotUtf8) {
   EXPECT_EQ("\\xff\\xc0\\xaf", excerpt("\xff\xc0\xaf"));
-  EXPECT_EQ("\\xed\\xa0\\x80", excerpt("\xed\xa0\x80"));            // a surrogate
-  EXPECT_EQ("\\xf4\\x90\\x80\\x80", excerpt("\xf4\x90\x80\x80"));    // above U+10FFFF
-  EXPECT_EQ("\\xe0\\x9f\\xbf", excerpt("\xe0\x9f\xbf"));            // an overlong form
-  EXPECT_EQ("\\xe2\\x82", excerpt("\xe2\x82"));                     // cut off
+  EXPECT_EQ("\\xed\\xa0\\x80", excerpt("\xed\xa0\x80"));           // a surrogate
+  EXPECT_EQ("\\xf4\\x90\\x80\\x80", excerpt("\xf4\x90\x80\x80"));  // above U+10FFFF
+  EXPECT_EQ("\\xe0\\x9f\\xbf", excerpt("\xe0\x9f\xbf"));           // an overlong form
+  EXPECT_EQ("\\xe2\\x82", excerpt("\xe2\x82"));                    // cut off
   EXPECT_EQ("\xf4\x8f\xbf\xbf", excerpt("\xf4\x8f\xbf\xbf"));
 }
 

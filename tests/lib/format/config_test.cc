@@ -57,13 +57,12 @@ TEST(ModelConfig, BothSpellingsGiveTheSameResult) {
 }
 
 TEST(ModelConfig, DefaultRotaryPositionsAreNoScaling) {
-  for (const char* more :
-       {R"(,"rope_parameters":{"rope_type":"default","rope_theta":10000.0})",
-        R"(,"rope_theta":10000.0,"rope_scaling":null)", R"(,"rope_theta":10000.0)",
-        R"(,"rope_theta":10000.0,"rope_scaling":{})",
-        R"(,"rope_theta":10000.0,"rope_parameters":null)",
-        R"(,"rope_parameters":{"rope_theta":10000.0})",
-        R"(,"rope_theta":10000.0,"rope_scaling":{"type":"default"})"}) {
+  for (const char* more : {R"(,"rope_parameters":{"rope_type":"default","rope_theta":10000.0})",
+                           R"(,"rope_theta":10000.0,"rope_scaling":null)",
+                           R"(,"rope_theta":10000.0)", R"(,"rope_theta":10000.0,"rope_scaling":{})",
+                           R"(,"rope_theta":10000.0,"rope_parameters":null)",
+                           R"(,"rope_parameters":{"rope_theta":10000.0})",
+                           R"(,"rope_theta":10000.0,"rope_scaling":{"type":"default"})"}) {
     const Json config = config_of(more);
     EXPECT_FALSE(config.contains("rope_scaling")) << more;
     EXPECT_EQ(10000.0, config["rope_theta"]) << more;
@@ -75,8 +74,10 @@ TEST(ModelConfig, ReadsTheOldNameOfTheScalingType) {
   EXPECT_EQ("yarn", config["rope_scaling"]["rope_type"]);
   EXPECT_FALSE(config["rope_scaling"].contains("type"));
   // Where both are there, the newer one counts.
-  EXPECT_EQ("llama3", config_of(R"(,"rope_scaling":{"type":"x","rope_type":"llama3"})")
-                          ["rope_scaling"]["rope_type"]);
+  EXPECT_EQ(
+      "llama3",
+      config_of(
+          R"(,"rope_scaling":{"type":"x","rope_type":"llama3"})")["rope_scaling"]["rope_type"]);
 }
 
 TEST(ModelConfig, RefusesRotarySettingsOfTheWrongForm) {
@@ -144,14 +145,28 @@ TEST(GenerationDefaults, NullAndMinusOneSayNothing) {
 }
 
 TEST(GenerationDefaults, RefusesAbsurdValues) {
-  for (const char* text :
-       {R"({"temperature":-1})", R"({"temperature":"hot"})", R"({"temperature":1e300})",
-        R"({"top_p":1.5})", R"({"top_p":-0.1})", R"({"top_p":[]})", R"({"min_p":2})",
-        R"({"top_k":1.5})", R"({"top_k":4294967296})", R"({"repetition_penalty":0})",
-        R"({"do_sample":1})", R"({"eos_token_id":"</s>"})", R"({"eos_token_id":[1,"x"]})",
-        R"({"eos_token_id":[[1]]})", R"({"eos_token_id":2147483648})", R"({"eos_token_id":1.5})",
-        R"({"bos_token_id":[1]})", R"({"max_new_tokens":1e10})", R"({"temperature":1e999})", "[]",
-        "", "{"}) {
+  for (const char* text : {R"({"temperature":-1})",
+                           R"({"temperature":"hot"})",
+                           R"({"temperature":1e300})",
+                           R"({"top_p":1.5})",
+                           R"({"top_p":-0.1})",
+                           R"({"top_p":[]})",
+                           R"({"min_p":2})",
+                           R"({"top_k":1.5})",
+                           R"({"top_k":4294967296})",
+                           R"({"repetition_penalty":0})",
+                           R"({"do_sample":1})",
+                           R"({"eos_token_id":"</s>"})",
+                           R"({"eos_token_id":[1,"x"]})",
+                           R"({"eos_token_id":[[1]]})",
+                           R"({"eos_token_id":2147483648})",
+                           R"({"eos_token_id":1.5})",
+                           R"({"bos_token_id":[1]})",
+                           R"({"max_new_tokens":1e10})",
+                           R"({"temperature":1e999})",
+                           "[]",
+                           "",
+                           "{"}) {
     EXPECT_EQ(kCorrupt, read_generation_defaults(text).status().code()) << text;
   }
   std::string many = "{\"eos_token_id\":[0";
@@ -175,8 +190,8 @@ TEST(GenerationDefaults, TakesMissingIdsFromTheModelConfig) {
   EXPECT_EQ((std::vector<int32_t>{9}), own.eos_ids);
   EXPECT_EQ(8, *own.bos_id);
   GenerationDefaults bad;
-  EXPECT_TRUE(fails(complete_generation_defaults(config_of(R"(,"eos_token_id":"x")"), &bad), kCorrupt,
-                    "\"eos_token_id\""));
+  EXPECT_TRUE(fails(complete_generation_defaults(config_of(R"(,"eos_token_id":"x")"), &bad),
+                    kCorrupt, "\"eos_token_id\""));
 }
 
 // ---- tokenizer_config.json --------------------------------------------------------------------
@@ -227,9 +242,10 @@ TEST(TokenizerSettings, RefusesValuesOfTheWrongForm) {
 TEST(TokenizerSettings, TakesMissingTokensFromTheSpecialTokensMap) {
   TokenizerSettings s;
   s.bos_token = "<own>";
-  ASSERT_TRUE(complete_special_tokens(
-                  R"({"bos_token":"<other>","eos_token":{"content":"</s>"},"unk_token":"<unk>"})", &s)
-                  .ok());
+  ASSERT_TRUE(
+      complete_special_tokens(
+          R"({"bos_token":"<other>","eos_token":{"content":"</s>"},"unk_token":"<unk>"})", &s)
+          .ok());
   EXPECT_EQ("<own>", s.bos_token);
   EXPECT_EQ("</s>", s.eos_token);
   EXPECT_EQ("<unk>", s.unk_token);

@@ -112,8 +112,7 @@ TEST(FolderSource, SaysWhatIsWrongWithAPath) {
   EXPECT_TRUE(fails(open_folder(folder.path("none")).status(), kMissing, "no such folder"));
   EXPECT_TRUE(fails(open_folder(folder.path("file")).status(), kInvalid, "config.json"));
   EXPECT_TRUE(fails(open_folder("").status(), kInvalid, "not a path"));
-  EXPECT_TRUE(
-      fails(open_folder(std::string("/tmp\0/x", 7)).status(), kInvalid, "not a path"));
+  EXPECT_TRUE(fails(open_folder(std::string("/tmp\0/x", 7)).status(), kInvalid, "not a path"));
 }
 
 TEST(FolderSource, RefusesToReadPastTheEnd) {
@@ -171,8 +170,8 @@ TEST(ReadFile, RefusesALargeFileBeforeItAllocates) {
   folder.write("config.json", "");
   ASSERT_EQ(0, truncate(folder.path("config.json").c_str(), int64_t{1} << 40));
   auto source = open_folder(folder.path());
-  EXPECT_TRUE(fails(read_file(**source, "config.json", 1 << 20).status(), kCorrupt,
-                    "1099511627776 bytes"));
+  EXPECT_TRUE(
+      fails(read_file(**source, "config.json", 1 << 20).status(), kCorrupt, "1099511627776 bytes"));
 }
 
 TEST(CallbackSource, ReadsThroughTheHostAndClosesOnce) {

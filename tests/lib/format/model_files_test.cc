@@ -1,5 +1,6 @@
 #include "lib/format/model_files.h"
 
+#include <algorithm>
 #include <string>
 
 #include "gtest/gtest.h"
@@ -80,7 +81,7 @@ TEST(ModelFiles, SaysWhatAFolderMustHold) {
 TEST(ModelFiles, SaysHowToConvertPickles) {
   HostFiles host = small_model();
   host.files.erase("model.safetensors");
-  host.files["pytorch_model.bin"] = "x";
+  host.files["pytorch_model.bin"] = "pickle";
   EXPECT_TRUE(fails(open(host).status(), kUnsupported, "safe_serialization"));
 }
 
@@ -147,7 +148,7 @@ TEST(Fingerprint, IsTheSameEachTimeAndHoweverTheFilesAreCut) {
   sharded.files["2"] = small_safetensors({"b"});
   // The second tensor of small_safetensors holds the digit one.
   std::string& second = sharded.files["2"];
-  second.replace(second.size() - 16, 16, std::string(16, '1'));
+  std::fill(second.end() - 16, second.end(), '1');
   sharded.files["model.safetensors.index.json"] = R"({"weight_map":{"b":"2","a":"1"}})";
   EXPECT_EQ(fingerprint_of(one), fingerprint_of(again));
   EXPECT_EQ(fingerprint_of(one), fingerprint_of(mapped));

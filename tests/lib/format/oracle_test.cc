@@ -90,7 +90,8 @@ INSTANTIATE_TEST_SUITE_P(All, ReferenceFolders, ::testing::ValuesIn(reference_fo
 // The embedding's rows are in the goldens (row 0 of P.hidden_last is the embedding of the prompt's
 // last token), which ties our bytes to the reference's reading of them.
 TEST(ReferenceData, EmbeddingRowsAreThoseOfTheReference) {
-  for (const char* name : {"qwen2-bf16", "qwen2-tied-f32", "llama-f16", "llama-bf16", "qwen3-bf16"}) {
+  for (const char* name :
+       {"qwen2-bf16", "qwen2-tied-f32", "llama-f16", "llama-bf16", "qwen3-bf16"}) {
     const std::string folder = shared(std::string("oracle/A/") + name);
     if (!std::filesystem::exists(folder)) GTEST_SKIP() << "no reference data at " << folder;
     auto files = open_model_path(folder);
@@ -116,10 +117,10 @@ TEST(ReferenceData, EmbeddingRowsAreThoseOfTheReference) {
       const int64_t d = table->shape[1];
       for (int64_t i = 0; i < d; ++i) {
         const int64_t at = last * d + i;
-        const float ours =
-            table->dtype == DType::kF32  ? static_cast<const float*>(table->data)[at]
-            : table->dtype == DType::kF16 ? f16_to_f32(static_cast<const uint16_t*>(table->data)[at])
-                                          : bf16_to_f32(static_cast<const uint16_t*>(table->data)[at]);
+        const float ours = table->dtype == DType::kF32 ? static_cast<const float*>(table->data)[at]
+                           : table->dtype == DType::kF16
+                               ? f16_to_f32(static_cast<const uint16_t*>(table->data)[at])
+                               : bf16_to_f32(static_cast<const uint16_t*>(table->data)[at]);
         ASSERT_EQ(ours, static_cast<const float*>(hidden->data)[i]) << name << " " << prompt;
       }
       ++compared;

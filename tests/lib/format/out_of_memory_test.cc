@@ -1,5 +1,5 @@
-// Every allocation of opening a model fails once: the only thing that may come out is bad_alloc (the
-// C API's guard makes it a status), and nothing may be left behind.
+// Every allocation of opening a model fails once: the only thing that may come out is bad_alloc
+// (the C API's guard makes it a status), and nothing may be left behind.
 
 #include <atomic>
 #include <cstdlib>
@@ -12,7 +12,7 @@
 
 namespace {
 
-std::atomic<long> live{0};     // allocations not freed yet
+std::atomic<long> live{0};       // allocations not freed yet
 std::atomic<long> countdown{0};  // the allocation that fails; 0: none
 
 bool fails_now() { return countdown.load() > 0 && countdown.fetch_sub(1) == 1; }

@@ -26,9 +26,9 @@ Status parse(const std::string& json, uint64_t data_bytes) {
 
 TEST(SafetensorsHeader, TakesWhatTheFormatAllows) {
   auto entries = parse_safetensors_header(
-      "{\"__metadata__\":{\"format\":\"pt\",\"k\":\"\"}," + entry("b", "BF16", "[3]", "[4,10]") + "," +
-          entry("a", "F32", "[]", "[0,4]") + "," + entry("none", "F64", "[0,5]", "[10,10]") + "," +
-          entry("odd", "U8", "[1,1,1]", "[10,11]") + "}  \n ",
+      "{\"__metadata__\":{\"format\":\"pt\",\"k\":\"\"}," + entry("b", "BF16", "[3]", "[4,10]") +
+          "," + entry("a", "F32", "[]", "[0,4]") + "," + entry("none", "F64", "[0,5]", "[10,10]") +
+          "," + entry("odd", "U8", "[1,1,1]", "[10,11]") + "}  \n ",
       11, "x");
   ASSERT_TRUE(entries.ok()) << entries.status();
   ASSERT_EQ(4u, entries->size());
@@ -49,23 +49,31 @@ TEST(SafetensorsHeader, TakesAFileWithoutTensors) {
 
 TEST(SafetensorsHeader, KnowsTheSizeOfEveryElementType) {
   const std::pair<const char*, int> bits[] = {
-      {"BOOL", 8}, {"U8", 8}, {"I8", 8}, {"I16", 16}, {"U16", 16}, {"I32", 32}, {"U32", 32},
-      {"I64", 64}, {"U64", 64}, {"F16", 16}, {"BF16", 16}, {"F32", 32}, {"F64", 64}, {"C64", 64},
-      {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F4", 4}, {"F6_E2M3", 6}, {"F6_E3M2", 6}};
+      {"BOOL", 8},    {"U8", 8},      {"I8", 8},   {"I16", 16},    {"U16", 16},
+      {"I32", 32},    {"U32", 32},    {"I64", 64}, {"U64", 64},    {"F16", 16},
+      {"BF16", 16},   {"F32", 32},    {"F64", 64}, {"C64", 64},    {"F8_E4M3", 8},
+      {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F4", 4},   {"F6_E2M3", 6}, {"F6_E3M2", 6}};
   for (const auto& [name, size] : bits) {
-    EXPECT_TRUE(parse(std::string("{") + entry("t", name, "[8]", absl::StrCat("[0,", size, "]")) + "}", size).ok())
+    EXPECT_TRUE(
+        parse(std::string("{") + entry("t", name, "[8]", absl::StrCat("[0,", size, "]")) + "}",
+              size)
+            .ok())
         << name;
     EXPECT_TRUE(fails(
-        parse(std::string("{") + entry("t", name, "[8]", absl::StrCat("[0,", size + 1, "]")) + "}", size + 1),
+        parse(std::string("{") + entry("t", name, "[8]", absl::StrCat("[0,", size + 1, "]")) + "}",
+              size + 1),
         kCorrupt, "takes"))
         << name;
   }
-  EXPECT_TRUE(fails(parse(std::string("{") + entry("t", "F5", "[8]", "[0,8]") + "}", 8), kUnsupported, "\"F5\""));
+  EXPECT_TRUE(fails(parse(std::string("{") + entry("t", "F5", "[8]", "[0,8]") + "}", 8),
+                    kUnsupported, "\"F5\""));
 }
 
 TEST(SafetensorsHeader, RefusesPartsOfBytes) {
-  EXPECT_TRUE(fails(parse(std::string("{") + entry("t", "F4", "[3]", "[0,1]") + "}", 1), kCorrupt, "takes"));
-  EXPECT_TRUE(fails(parse(std::string("{") + entry("t", "F4", "[3]", "[0,2]") + "}", 2), kCorrupt, "takes"));
+  EXPECT_TRUE(fails(parse(std::string("{") + entry("t", "F4", "[3]", "[0,1]") + "}", 1), kCorrupt,
+                    "takes"));
+  EXPECT_TRUE(fails(parse(std::string("{") + entry("t", "F4", "[3]", "[0,2]") + "}", 2), kCorrupt,
+                    "takes"));
 }
 
 TEST(SafetensorsHeader, RefusesTextThatIsNotJson) {
@@ -85,7 +93,8 @@ TEST(SafetensorsHeader, RefusesTextThatIsNotJson) {
 TEST(SafetensorsHeader, ErrorsAreThemselvesReadable) {
   const Status status = parse("{\"bad \xff\xfe name", 4);
   EXPECT_EQ(std::string::npos, status.message().find('\xff')) << status;
-  const Status huge = parse(std::string("{") + entry(std::string(100000, 'n'), "F32", "[1]", "[0,5]") + "}", 5);
+  const Status huge =
+      parse(std::string("{") + entry(std::string(100000, 'n'), "F32", "[1]", "[0,5]") + "}", 5);
   EXPECT_EQ(kCorrupt, huge.code());
   EXPECT_LT(huge.message().size(), 600u);
 }
@@ -139,35 +148,41 @@ TEST(SafetensorsHeader, RefusesNumbersBeyondAllSense) {
   // 2^62 elements of 4 bytes are 2^64 bytes: zero, if nobody looks.
   EXPECT_TRUE(fails(with_shape("[4611686018427387904]"), kCorrupt, "more than any file"));
   EXPECT_TRUE(fails(with_shape("[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]"), kCorrupt, "16 dim"));
-  EXPECT_TRUE(fails(parse(std::string("{") + entry("t", "F32", "[1]", "[18446744073709551612,0]") + "}", 4),
-                    kCorrupt, "backwards"));
-  EXPECT_TRUE(fails(parse(std::string("{") + entry("t", "F32", "[1]", "[18446744073709551611,"
-                                                         "18446744073709551615]") + "}", 4),
+  EXPECT_TRUE(
+      fails(parse(std::string("{") + entry("t", "F32", "[1]", "[18446744073709551612,0]") + "}", 4),
+            kCorrupt, "backwards"));
+  EXPECT_TRUE(fails(parse(std::string("{") +
+                              entry("t", "F32", "[1]",
+                                    "[18446744073709551611,"
+                                    "18446744073709551615]") +
+                              "}",
+                          4),
                     kCorrupt, "truncated"));
 }
 
 TEST(SafetensorsHeader, RefusesRangesThatOverlapOrLeaveHoles) {
   const std::string a = entry("a", "U8", "[4]", "[0,4]");
   EXPECT_TRUE(parse(std::string("{") + a + "," + entry("b", "U8", "[4]", "[4,8]") + "}", 8).ok());
-  EXPECT_TRUE(fails(parse(std::string("{") + a + "," + entry("b", "U8", "[4]", "[3,7]") + "}", 7), kCorrupt,
-                    "inside tensor \"a\""));
-  EXPECT_TRUE(fails(parse(std::string("{") + a + "," + entry("b", "U8", "[4]", "[0,4]") + "}", 4), kCorrupt,
-                    "inside tensor"));
-  EXPECT_TRUE(fails(parse(std::string("{") + a + "," + entry("b", "U8", "[4]", "[5,9]") + "}", 9), kCorrupt,
-                    "1 bytes between tensor \"a\" and tensor \"b\""));
+  EXPECT_TRUE(fails(parse(std::string("{") + a + "," + entry("b", "U8", "[4]", "[3,7]") + "}", 7),
+                    kCorrupt, "inside tensor \"a\""));
+  EXPECT_TRUE(fails(parse(std::string("{") + a + "," + entry("b", "U8", "[4]", "[0,4]") + "}", 4),
+                    kCorrupt, "inside tensor"));
+  EXPECT_TRUE(fails(parse(std::string("{") + a + "," + entry("b", "U8", "[4]", "[5,9]") + "}", 9),
+                    kCorrupt, "1 bytes between tensor \"a\" and tensor \"b\""));
   EXPECT_TRUE(fails(parse(std::string("{") + entry("b", "U8", "[4]", "[2,6]") + "}", 6), kCorrupt,
                     "2 bytes between the header"));
-  EXPECT_TRUE(fails(parse(std::string("{") + a + "}", 9), kCorrupt, "5 bytes behind the last tensor"));
+  EXPECT_TRUE(
+      fails(parse(std::string("{") + a + "}", 9), kCorrupt, "5 bytes behind the last tensor"));
   EXPECT_TRUE(fails(parse("{}", 1), kCorrupt, "1 bytes behind"));
   EXPECT_TRUE(fails(parse(std::string("{") + a + "}", 3), kCorrupt, "truncated"));
 }
 
 TEST(SafetensorsHeader, RefusesTheSameNameTwice) {
-  EXPECT_TRUE(fails(parse(std::string("{") + entry("a", "U8", "[0]", "[0,0]") + "," +
-                              entry("b", "U8", "[0]", "[0,0]") + "," +
-                              entry("a", "U8", "[0]", "[0,0]") + "}",
-                          0),
-                    kCorrupt, "\"a\" occurs twice"));
+  EXPECT_TRUE(fails(
+      parse(std::string("{") + entry("a", "U8", "[0]", "[0,0]") + "," +
+                entry("b", "U8", "[0]", "[0,0]") + "," + entry("a", "U8", "[0]", "[0,0]") + "}",
+            0),
+      kCorrupt, "\"a\" occurs twice"));
 }
 
 TEST(SafetensorsHeader, IsNotTroubledByDepth) {
@@ -180,8 +195,9 @@ TEST(SafetensorsHeader, ReadsAHundredThousandTensors) {
   std::string json = "{";
   for (int i = 0; i < 100'000; ++i) {
     if (i > 0) json += ",";
-    json += entry(absl::StrCat("model.layers.", i / 800, ".mlp.experts.", i % 800, ".up_proj.weight"),
-                  "BF16", "[1,2]", absl::StrCat("[", 4 * i, ",", 4 * i + 4, "]"));
+    json +=
+        entry(absl::StrCat("model.layers.", i / 800, ".mlp.experts.", i % 800, ".up_proj.weight"),
+              "BF16", "[1,2]", absl::StrCat("[", 4 * i, ",", 4 * i + 4, "]"));
   }
   auto entries = parse_safetensors_header(json + "}", 400'000, "x");
   ASSERT_TRUE(entries.ok()) << entries.status();
@@ -234,7 +250,8 @@ TEST(SafetensorsFile, CopiesWhatIsNotAlignedToItsElements) {
     HostFiles host;
     host.maps = true;
     host.files["m"] = safetensors_file(
-        std::string("{") + entry("a", "F32", "[2]", "[0,8]") + "}" + std::string(pad, ' '), "abcdefgh");
+        std::string("{") + entry("a", "F32", "[2]", "[0,8]") + "}" + std::string(pad, ' '),
+        "abcdefgh");
     auto checkpoint = open_safetensors(host.source(), "m", default_allocator());
     ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
     auto a = (*checkpoint)->find("a");
@@ -246,10 +263,9 @@ TEST(SafetensorsFile, CopiesWhatIsNotAlignedToItsElements) {
 
 TEST(SafetensorsFile, TellsWhatItHolds) {
   HostFiles host;
-  host.files["m"] = safetensors_file(
-      std::string("{") + entry("z", "BF16", "[2,3]", "[0,12]") + "," + entry("a", "F8_E4M3", "[4]", "[12,16]") +
-          "}",
-      std::string(16, 'x'));
+  host.files["m"] = safetensors_file(std::string("{") + entry("z", "BF16", "[2,3]", "[0,12]") +
+                                         "," + entry("a", "F8_E4M3", "[4]", "[12,16]") + "}",
+                                     std::string(16, 'x'));
   auto opened = open_safetensors(host.source(), "m", default_allocator());
   ASSERT_TRUE(opened.ok()) << opened.status();
   const Checkpoint& checkpoint = **opened;
@@ -270,7 +286,8 @@ TEST(SafetensorsFile, TellsWhatItHolds) {
 
 TEST(SafetensorsFile, ListsElementTypesThatItDoesNotComputeWith) {
   HostFiles host;
-  host.files["m"] = safetensors_file(std::string("{") + entry("a", "F8_E4M3", "[4]", "[0,4]") + "}", "wxyz");
+  host.files["m"] =
+      safetensors_file(std::string("{") + entry("a", "F8_E4M3", "[4]", "[0,4]") + "}", "wxyz");
   auto checkpoint = open_safetensors(host.source(), "m", default_allocator());
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   EXPECT_TRUE(fails((*checkpoint)->find("a").status(), kUnsupported, "stored as F8_E4M3"));
@@ -291,9 +308,9 @@ TEST(SafetensorsFile, RefusesEveryTruncation) {
 
 TEST(SafetensorsFile, RefusesLengthsThatLie) {
   std::string file = small_safetensors({"a"});
-  for (uint64_t length : {uint64_t{0}, uint64_t{1}, uint64_t{7}, file.size() - 8, file.size() - 7,
-                          kSafetensorsMaxHeader, kSafetensorsMaxHeader + 1, uint64_t{1} << 63,
-                          UINT64_MAX}) {
+  for (uint64_t length :
+       {uint64_t{0}, uint64_t{1}, uint64_t{7}, file.size() - 8, file.size() - 7,
+        kSafetensorsMaxHeader, kSafetensorsMaxHeader + 1, uint64_t{1} << 63, UINT64_MAX}) {
     std::memcpy(file.data(), &length, 8);
     EXPECT_EQ(kCorrupt, open_single(file).code()) << length;
   }
@@ -308,11 +325,11 @@ TEST(SafetensorsFile, NamesTheUsualMistakes) {
 
 TEST(SafetensorsFile, NoticesAFileThatShrinksAfterwards) {
   TemporaryFolder folder;
-  folder.write("m", safetensors_file(std::string("{") + entry("a", "U8", "[9000]", "[0,9000]") + "," +
-                                         entry("b", "F32", "[1000]", "[9000,13000]") + "}",
+  folder.write("m", safetensors_file(std::string("{") + entry("a", "U8", "[9000]", "[0,9000]") +
+                                         "," + entry("b", "F32", "[1000]", "[9000,13000]") + "}",
                                      std::string(13000, 'x')));
-  auto checkpoint = open_safetensors(*open_folder(folder.path(), Mapping::kAlways), "m",
-                                     default_allocator());
+  auto checkpoint =
+      open_safetensors(*open_folder(folder.path(), Mapping::kAlways), "m", default_allocator());
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   ASSERT_TRUE((*checkpoint)->find("b").ok());
   ASSERT_EQ(0, truncate(folder.path("m").c_str(), 4096));
@@ -387,13 +404,30 @@ TEST(SafetensorsShards, NeverLeavesTheFolder) {
 
 TEST(SafetensorsShards, RefusesIndexesOfTheWrongForm) {
   const char* cases[] = {
-      "", "[]", "1", "\"x\"", "null", "{", "{}", R"({"weight_map":{}})", R"({"weight_map":[]})",
-      R"({"weight_map":1})", R"({"weight_map":null})", R"({"weight_map":"x"})",
-      R"({"weight_map":true})", R"({"weight_map":1.5})", R"({"weight_map":-1})",
-      R"({"weight_map":{"a":1}})", R"({"weight_map":{"a":-1}})", R"({"weight_map":{"a":1.5}})",
-      R"({"weight_map":{"a":null}})", R"({"weight_map":{"a":false}})",
-      R"({"weight_map":{"a":{}}})", R"({"weight_map":{"a":["x"]}})",
-      R"({"weight_map":{"a":"x","a":"x"}})", R"({"weight_map":{"a":"x"},"weight_map":{"b":"x"}})",
+      "",
+      "[]",
+      "1",
+      "\"x\"",
+      "null",
+      "{",
+      "{}",
+      R"({"weight_map":{}})",
+      R"({"weight_map":[]})",
+      R"({"weight_map":1})",
+      R"({"weight_map":null})",
+      R"({"weight_map":"x"})",
+      R"({"weight_map":true})",
+      R"({"weight_map":1.5})",
+      R"({"weight_map":-1})",
+      R"({"weight_map":{"a":1}})",
+      R"({"weight_map":{"a":-1}})",
+      R"({"weight_map":{"a":1.5}})",
+      R"({"weight_map":{"a":null}})",
+      R"({"weight_map":{"a":false}})",
+      R"({"weight_map":{"a":{}}})",
+      R"({"weight_map":{"a":["x"]}})",
+      R"({"weight_map":{"a":"x","a":"x"}})",
+      R"({"weight_map":{"a":"x"},"weight_map":{"b":"x"}})",
       R"({"metadata":{"weight_map":{"a":"x"}}})",
       "{\"weight_map\":{\"\xc0\xaf\":\"x\"}}",
   };
@@ -417,8 +451,8 @@ TEST(SafetensorsShards, RefusesAnIndexBeyondAllSense) {
 
 TEST(SafetensorsShards, EveryFailingReadIsAnErrorOfItsOwn) {
   const auto open_and_read = [](HostFiles& host) -> Status {
-    PONDER_ASSIGN_OR_RETURN(auto checkpoint, open_sharded_safetensors(host.source(), kIndex,
-                                                                      default_allocator()));
+    PONDER_ASSIGN_OR_RETURN(auto checkpoint,
+                            open_sharded_safetensors(host.source(), kIndex, default_allocator()));
     for (const std::string& name : checkpoint->names()) {
       PONDER_RETURN_IF_ERROR(checkpoint->find(name).status());
     }

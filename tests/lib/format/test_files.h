@@ -42,9 +42,9 @@ inline std::string small_safetensors(std::initializer_list<std::string> names) {
 struct HostFiles {
   std::map<std::string, std::string> files;
   bool maps = false;
-  int calls = 0;           // of size and read
-  int fail_at = 0;         // this call fails (counted from 1); 0: none
-  int32_t failure = -6;    // what it returns
+  int calls = 0;         // of size and read
+  int fail_at = 0;       // this call fails (counted from 1); 0: none
+  int32_t failure = -6;  // what it returns
   int closed = 0;
 
   IoCallbacks io() {
@@ -117,9 +117,8 @@ inline ::testing::AssertionResult fails(const Status& status, absl::StatusCode c
   if (status.code() == code && status.message().find(words) != absl::string_view::npos) {
     return ::testing::AssertionSuccess();
   }
-  return ::testing::AssertionFailure()
-         << status << "\n  where " << absl::StatusCodeToString(code) << " with \"" << words
-         << "\" was expected";
+  return ::testing::AssertionFailure() << status << "\n  where " << absl::StatusCodeToString(code)
+                                       << " with \"" << words << "\" was expected";
 }
 
 constexpr auto kCorrupt = absl::StatusCode::kDataLoss;

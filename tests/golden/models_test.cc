@@ -245,8 +245,8 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Combine(testing::Values("qwen2-bf16", "qwen2-tied-f32", "llama-bf16", "llama-f16",
                                      "qwen3-bf16"),
                      testing::ValuesIn(backends())),
-    [](const auto& info) {
-      std::string name = std::get<0>(info.param) + "_on_" + std::get<1>(info.param);
+    [](const auto& given) {
+      std::string name = std::get<0>(given.param) + "_on_" + std::get<1>(given.param);
       std::replace(name.begin(), name.end(), '-', '_');
       return name;
     });

@@ -11,7 +11,7 @@
 #     A C99 program that sees include/ only and links libponder.so only: what a customer has.
 #
 # DEPS are our own libraries without the prefix (base, text, ref) or other packages' targets
-# (nlohmann_json::nlohmann_json, pcre2::pcre2, utf8proc::utf8proc, DNNL::dnnl, Threads::Threads).
+# (nlohmann_json::nlohmann_json, DNNL::dnnl, Threads::Threads).
 
 include_guard(GLOBAL)
 

@@ -21,8 +21,6 @@ packages=(
   ca-certificates       # https to the upstream archives
   xz-utils              # unpacks source archives
   nlohmann-json3-dev    # JSON (headers only)
-  libpcre2-dev          # regular expressions of the tokenizers
-  libutf8proc-dev       # Unicode normalisation of the tokenizers
   libcli11-dev          # the command line of tools/ (headers only)
   libedit-dev           # line editing of `ponder chat`
   libgtest-dev          # tests

@@ -77,7 +77,8 @@ describe() { # name variant -> version, url, url_sha256, pool, pool_sha256, opti
 root_of() { # name variant
   describe "$1" "$2"
   local compiler key
-  compiler=$("$CXX" --version | head -n1; "$CXX" -dumpmachine)
+  # Its version without its name: c++ and g++ are one compiler.
+  compiler=$("$CXX" --version | sed -n '1s/^[^ ]* //p'; "$CXX" -dumpmachine)
   key=$({ printf '%s\n' "$compiler" "$patch_level" "${options[@]}"
           cat "$here/deps/$1"* 2>/dev/null || true; } | sha256sum | cut -c1-12)
   printf '%s\n' "$cache/deps/$1-$version-$key"

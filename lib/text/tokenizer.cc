@@ -22,6 +22,7 @@ constexpr int64_t kMaxVocabulary = 1 << 22;
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
 constexpr int64_t kMaxStrip = 1 << 20;
 constexpr size_t kMaxSteps = 32;
+constexpr size_t kMaxTokenBytes = 1 << 16;  // of a decoded token, where decoders make it longer
 
 std::string in_quotes(absl::string_view text) {
   std::string shown = replace_invalid_utf8(text.substr(0, 48));
@@ -70,9 +71,9 @@ struct Tokenizer::Tables {
   std::vector<TokenizerSpec::Piece> pieces;  // what the views below point into
   std::vector<TokenizerSpec::AddedToken> added;
 
-  absl::flat_hash_map<absl::string_view, int32_t> model;       // the model's own vocabulary
-  absl::flat_hash_map<absl::string_view, int32_t> added_ids;   // by text
-  std::vector<absl::string_view> spelling;                     // by id, as the next two
+  absl::flat_hash_map<absl::string_view, int32_t> model;      // the model's own vocabulary
+  absl::flat_hash_map<absl::string_view, int32_t> added_ids;  // by text
+  std::vector<absl::string_view> spelling;                    // by id, as the next two
   std::vector<uint8_t> flags;
   std::vector<uint32_t> byte_ends;  // id's bytes end here in byte_pool, and start at the one before
   std::string byte_pool;
@@ -91,6 +92,8 @@ struct Tokenizer::Tables {
   std::array<int32_t, 256> byte_ids;
   absl::flat_hash_map<std::string, int32_t> whole_words;  // for ignore_merges, by bytes
 
+  // Added tokens that the normalizer changes are decoded from their normalised text.
+  absl::flat_hash_map<int32_t, std::string> decoded_as;
   AddedTokenMatcher raw_matcher, normalized_matcher;
   NormalizerSteps normalizer;
   PreTokenizerSteps pre_tokenizer;
@@ -139,7 +142,8 @@ Status Tokenizer::Tables::build_vocabulary(TokenizerSpec& spec) {
   for (const TokenizerSpec::Piece& piece : pieces) {
     const size_t id = static_cast<size_t>(piece.id);
     if (!is_valid_utf8(piece.text)) {
-      return corrupt_error("the piece with id ", id, " is not valid UTF-8: ", in_quotes(piece.text));
+      return corrupt_error("the piece with id ", id,
+                           " is not valid UTF-8: ", in_quotes(piece.text));
     }
     if (flags[id] != 0) {
       return corrupt_error("id ", id, " is given to ", in_quotes(spelling[id]), " and to ",
@@ -171,8 +175,8 @@ Status Tokenizer::Tables::build_merges(const TokenizerSpec& spec) {
     if (left_id < 0 || right_id < 0 || result < 0) {
       return corrupt_error("merge ", rank, " of ", in_quotes(left), " and ", in_quotes(right), ": ",
                            in_quotes(left_id < 0    ? left
-                                  : right_id < 0 ? right
-                                                 : joined),
+                                     : right_id < 0 ? right
+                                                    : joined),
                            " is not in the vocabulary");
     }
     merges.add(left_id, right_id, static_cast<uint32_t>(rank), result);
@@ -253,8 +257,9 @@ Status Tokenizer::Tables::build_added(TokenizerSpec& spec) {
   for (auto token = added.rbegin(); token != added.rend(); ++token) {
     const AddedTokenMatcher::Options options = {token->lstrip, token->rstrip, token->single_word};
     if (token->normalized) {
-      PONDER_ASSIGN_OR_RETURN(const std::string text, normalizer.apply(token->text));
+      PONDER_ASSIGN_OR_RETURN(std::string text, normalizer.apply(token->text));
       PONDER_RETURN_IF_ERROR(normalized_matcher.add(text, token->id, options));
+      if (text != token->text) decoded_as.try_emplace(token->id, std::move(text));
     } else {
       PONDER_RETURN_IF_ERROR(raw_matcher.add(token->text, token->id, options));
     }
@@ -271,9 +276,8 @@ Status Tokenizer::Tables::build_bytes(const TokenizerSpec& spec) {
   bool metaspace_seen = false;
   for (size_t i = 0; i < spec.decoders.size(); ++i) {
     const TokenizerSpec::Decoder& decoder = spec.decoders[i];
-    const bool one_character =
-        is_valid_utf8(decoder.content) && !decoder.content.empty() &&
-        decoder.content.size() == utf8_size(decoder.content[0]);
+    const bool one_character = is_valid_utf8(decoder.content) && !decoder.content.empty() &&
+                               decoder.content.size() == utf8_size(decoder.content[0]);
     switch (decoder.kind) {
       case Kind::kByteLevel:
       case Kind::kFuse:
@@ -283,8 +287,8 @@ Status Tokenizer::Tables::build_bytes(const TokenizerSpec& spec) {
         if (fused) return unsupported_error("decoder ", i, ": ByteFallback after Fuse");
         break;
       case Kind::kReplace: {
-        PONDER_ASSIGN_OR_RETURN(
-            patterns[i], Regex::compile(decoder.pattern.text, !decoder.pattern.regex));
+        PONDER_ASSIGN_OR_RETURN(patterns[i],
+                                Regex::compile(decoder.pattern.text, !decoder.pattern.regex));
         const absl::string_view text = decoder.pattern.text;
         const bool commutes = !decoder.pattern.regex && strip_count == 0 && !text.empty() &&
                               text.size() == utf8_size(text[0]);
@@ -299,11 +303,11 @@ Status Tokenizer::Tables::build_bytes(const TokenizerSpec& spec) {
                                ", which is not one character");
         }
         if (decoder.start < 0 || decoder.start > kMaxStrip || decoder.stop < 0) {
-          return corrupt_error("decoder ", i, ": Strip from ", decoder.start, " to ",
-                               decoder.stop);
+          return corrupt_error("decoder ", i, ": Strip from ", decoder.start, " to ", decoder.stop);
         }
         if (!fused || decoder.stop != 0 || strip_count != 0) {
-          return unsupported_error("decoder ", i, ": Strip other than once, at the start, after Fuse");
+          return unsupported_error("decoder ", i,
+                                   ": Strip other than once, at the start, after Fuse");
         }
         strip_count = decoder.start;
         strip_character = decoder.content;
@@ -339,7 +343,8 @@ Status Tokenizer::Tables::build_bytes(const TokenizerSpec& spec) {
       byte_ends.push_back(static_cast<uint32_t>(byte_pool.size()));
       continue;
     }
-    bytes = std::string(spelling[id]);
+    const auto normalized = decoded_as.find(static_cast<int32_t>(id));
+    bytes = normalized != decoded_as.end() ? normalized->second : std::string(spelling[id]);
     if (spec.decoders.empty()) bytes.insert(0, " ");
     for (size_t i = 0; i < spec.decoders.size(); ++i) {
       const TokenizerSpec::Decoder& decoder = spec.decoders[i];
@@ -355,7 +360,8 @@ Status Tokenizer::Tables::build_bytes(const TokenizerSpec& spec) {
           const bool is_replace = decoder.kind == Kind::kReplace;
           if (!is_valid_utf8(bytes)) break;  // a single byte, from ByteFallback
           if (is_replace) {
-            PONDER_ASSIGN_OR_RETURN(bytes, replace_matches(bytes, patterns[i], decoder.content));
+            PONDER_ASSIGN_OR_RETURN(
+                bytes, replace_matches(bytes, patterns[i], decoder.content, kMaxTokenBytes));
           } else {
             std::string replaced;
             for (size_t at = 0; at < bytes.size();) {
@@ -410,8 +416,9 @@ Status Tokenizer::Tables::build(TokenizerSpec spec) {
   if (!unknown_piece.empty()) unknown_id = find_piece(unknown_piece);
   for (int byte = 0; byte < 256; ++byte) {
     constexpr absl::string_view kHex = "0123456789ABCDEF";
-    const char piece[] = {'<', '0', 'x', kHex[static_cast<size_t>(byte >> 4)],
-                          kHex[static_cast<size_t>(byte & 15)], '>'};
+    const char piece[] = {
+        '<', '0', 'x', kHex[static_cast<size_t>(byte >> 4)], kHex[static_cast<size_t>(byte & 15)],
+        '>'};
     fallback_ids[static_cast<size_t>(byte)] = find_piece(absl::string_view(piece, sizeof(piece)));
   }
   PONDER_ASSIGN_OR_RETURN(normalizer, NormalizerSteps::create(spec.normalizers));
@@ -546,8 +553,8 @@ Status Tokenizer::Tables::encode_word(absl::string_view word, Scratch& scratch,
   return OkStatus();
 }
 
-Status Tokenizer::Tables::encode_normalized(absl::string_view text, bool at_start,
-                                            Scratch& scratch, std::vector<int32_t>& ids) const {
+Status Tokenizer::Tables::encode_normalized(absl::string_view text, bool at_start, Scratch& scratch,
+                                            std::vector<int32_t>& ids) const {
   if (text.empty()) return OkStatus();
   // The words seen live as long as the text they are cut from: this call.
   scratch.seen.clear();

@@ -38,8 +38,8 @@ struct DecodeOptions {
 
 // Where a text stands that is decoded token by token; a fresh one is the start of a text.
 struct DecodeState {
-  bool at_start = true;   // nothing has come out yet that the start would lose
-  int64_t stripped = 0;   // characters lost at the start so far
+  bool at_start = true;  // nothing has come out yet that the start would lose
+  int64_t stripped = 0;  // characters lost at the start so far
 };
 
 class Tokenizer {

@@ -94,8 +94,10 @@ void AddedTokenMatcher::cut(absl::string_view text, std::vector<Part>& parts) co
     if (token->options.rstrip) stop = skip_space(stop, end);
     const auto offset = [begin](const char* at) { return static_cast<size_t>(at - begin); };
     if (done < start) parts.push_back({offset(done), offset(start), -1});
-    parts.push_back({offset(start), offset(stop), token->id});
-    done = stop;
+    // A match may lie in the white space that the one before swallowed. It is a token all the same,
+    // unless it wants the space on its left, too: then nothing is left of it.
+    if (start < stop) parts.push_back({offset(start), offset(stop), token->id});
+    done = std::max(done, stop);
   }
   if (done < end) parts.push_back({static_cast<size_t>(done - begin), text.size(), -1});
 }

@@ -30,7 +30,8 @@ class AddedTokenMatcher {
   Status add(absl::string_view text, int32_t id, Options options);
   bool empty() const { return tokens_.empty(); }
 
-  // Cuts a text that is not empty. Parts follow each other; text parts are not empty.
+  // Cuts a text. Parts come in order and none is empty; added tokens may overlap where one of them
+  // strips white space that others consist of.
   void cut(absl::string_view text, std::vector<Part>& parts) const;
 
  private:

@@ -22,7 +22,7 @@ void BpeMerges::apply(std::vector<int32_t>& symbols, Scratch& scratch) const {
 }
 
 void BpeMerges::apply_short(std::vector<int32_t>& symbols, Scratch& scratch) const {
-  std::vector<uint32_t>& ranks = scratch.ranks;      // of the pair that starts at i
+  std::vector<uint32_t>& ranks = scratch.ranks;     // of the pair that starts at i
   std::vector<int32_t>& results = scratch.results;  // what it would become
   const auto look = [&](size_t i) {
     const Merge* merge = find(symbols[i], symbols[i + 1]);
@@ -34,7 +34,8 @@ void BpeMerges::apply_short(std::vector<int32_t>& symbols, Scratch& scratch) con
   for (size_t i = 0; i + 1 < symbols.size(); ++i) look(i);
   size_t pairs = symbols.size() - 1;
   while (pairs > 0) {
-    const auto best = std::min_element(ranks.begin(), ranks.begin() + static_cast<ptrdiff_t>(pairs));
+    const auto best =
+        std::min_element(ranks.begin(), ranks.begin() + static_cast<ptrdiff_t>(pairs));
     if (*best == kNoMerge) break;
     const size_t i = static_cast<size_t>(best - ranks.begin());
     symbols[i] = results[i];

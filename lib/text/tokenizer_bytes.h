@@ -42,9 +42,7 @@ inline constexpr std::array<int16_t, 0x180> kBytes = make_bytes();
 
 }  // namespace tokenizer_bytes_internal
 
-inline char32_t visible_character(uint8_t byte) {
-  return tokenizer_bytes_internal::kVisible[byte];
-}
+inline char32_t visible_character(uint8_t byte) { return tokenizer_bytes_internal::kVisible[byte]; }
 
 // -1 for characters that stand for no byte.
 inline int byte_of_visible(char32_t c) {

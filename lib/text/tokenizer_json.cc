@@ -28,9 +28,7 @@ class Value {
     }
     return Value(found, path_.empty() ? std::string(key) : absl::StrCat(path_, ".", key));
   }
-  Value element(size_t i) const {
-    return Value(&(*json_)[i], absl::StrCat(path_, "[", i, "]"));
-  }
+  Value element(size_t i) const { return Value(&(*json_)[i], absl::StrCat(path_, "[", i, "]")); }
 
   StatusOr<const Json*> object() const { return typed(&Json::is_object, "an object"); }
   StatusOr<const Json*> array() const { return typed(&Json::is_array, "an array"); }

@@ -545,10 +545,8 @@ class Parser {
         break;
     }
     PONDER_ASSIGN_OR_RETURN(std::optional<CodePointSet> set, set_escape(c, /*in_brackets=*/false));
-    if (set.has_value()) {
-      if (flags_.ignore_case) set->add_case_variants();
-      return make_set(*std::move(set));
-    }
+    // Outside of brackets these know their case: (?i) leaves \p{Lu} alone.
+    if (set.has_value()) return make_set(*std::move(set));
     PONDER_ASSIGN_OR_RETURN(const char32_t value, character_escape(c));
     return literal(value);
   }
@@ -600,7 +598,8 @@ class Parser {
       if (looking_at("]")) {
         const bool closes_later =
             absl::string_view(p_ + 1, end_ - p_ - 1).find(']') != absl::string_view::npos;
-        if (!first || !closes_later) break;
+        if (!first) break;
+        if (!closes_later) return corrupt_error("empty brackets");
       }
       if (skip("[:")) {
         PONDER_ASSIGN_OR_RETURN(const CodePointSet named, posix_bracket());

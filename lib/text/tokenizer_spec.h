@@ -40,15 +40,15 @@ struct TokenizerSpec {
 
   struct Normalizer {
     enum class Kind {
-      kPrepend,         // content before a text that is not empty
-      kReplace,         // every match of pattern by content
+      kPrepend,  // content before a text that is not empty
+      kReplace,  // every match of pattern by content
       kNfc,
       kNfd,
       kNfkc,
       kNfkd,
-      kStrip,           // white space at the ends
+      kStrip,  // white space at the ends
       kLowercase,
-      kByteLevel,       // every byte by its visible character
+      kByteLevel,  // every byte by its visible character
     };
     Kind kind = Kind::kNfc;
     Pattern pattern;

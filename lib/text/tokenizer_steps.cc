@@ -21,6 +21,10 @@ constexpr absl::string_view kWhitespacePattern =
     R"([[:word:]\x{200C}\x{200D}]+|[^[:word:]\x{200C}\x{200D}\s]+)";
 
 constexpr size_t kMaxContentBytes = 4096;
+// Normalizing may make a text this many times longer; one character of Arabic becomes 33 bytes.
+constexpr size_t kGrowth = 100;
+// Spelling bytes out doubles what is not ASCII, and twice is once too often already.
+constexpr int kMaxSpellings = 2;
 
 bool is_one_character(absl::string_view text) {
   return !text.empty() && text.size() == utf8_size(text[0]);
@@ -46,7 +50,7 @@ absl::string_view strip_white_space(absl::string_view text, bool left, bool righ
 }  // namespace
 
 StatusOr<std::string> replace_matches(absl::string_view text, const Regex& pattern,
-                                      absl::string_view content) {
+                                      absl::string_view content, size_t limit) {
   std::vector<Regex::Match> matches;
   // The reference looks for nothing in an empty text.
   if (!text.empty()) PONDER_RETURN_IF_ERROR(pattern.find_all(text, matches));
@@ -57,9 +61,9 @@ StatusOr<std::string> replace_matches(absl::string_view text, const Regex& patte
     out.append(text.data() + done, match.begin - done);
     out.append(content.data(), content.size());
     done = match.end;
-    if (out.size() / 1000 > text.size() + 1000) {
-      return unsupported_error("replacing '", pattern.pattern(), "' blows a text of ", text.size(),
-                               " bytes up a thousand times");
+    if (out.size() > limit) {
+      return unsupported_error("replacing '", pattern.pattern().substr(0, 80), "' blows a text of ",
+                               text.size(), " bytes up to more than ", limit);
     }
   }
   out.append(text.data() + done, text.size() - done);
@@ -81,8 +85,8 @@ StatusOr<NormalizerSteps> NormalizerSteps::create(
       return corrupt_error("a normalizer inserts bytes that are not UTF-8");
     }
     if (normalizer.kind == Kind::kReplace) {
-      PONDER_ASSIGN_OR_RETURN(
-          step.regex, Regex::compile(normalizer.pattern.text, !normalizer.pattern.regex));
+      PONDER_ASSIGN_OR_RETURN(step.regex,
+                              Regex::compile(normalizer.pattern.text, !normalizer.pattern.regex));
     }
     steps.steps_.push_back(std::move(step));
   }
@@ -91,6 +95,7 @@ StatusOr<NormalizerSteps> NormalizerSteps::create(
 
 StatusOr<std::string> NormalizerSteps::apply(absl::string_view input) const {
   using Kind = TokenizerSpec::Normalizer::Kind;
+  const size_t limit = kGrowth * input.size() + kMaxContentBytes * steps_.size();
   std::string text(input);
   for (const Step& step : steps_) {
     switch (step.spec.kind) {
@@ -98,7 +103,7 @@ StatusOr<std::string> NormalizerSteps::apply(absl::string_view input) const {
         if (!text.empty()) text.insert(0, step.spec.content);
         break;
       case Kind::kReplace: {
-        PONDER_ASSIGN_OR_RETURN(text, replace_matches(text, step.regex, step.spec.content));
+        PONDER_ASSIGN_OR_RETURN(text, replace_matches(text, step.regex, step.spec.content, limit));
         break;
       }
       case Kind::kNfc:
@@ -114,8 +119,7 @@ StatusOr<std::string> NormalizerSteps::apply(absl::string_view input) const {
         text = normalize_unicode(text, NormalForm::kNfkd);
         break;
       case Kind::kStrip:
-        text = std::string(
-            strip_white_space(text, step.spec.strip_left, step.spec.strip_right));
+        text = std::string(strip_white_space(text, step.spec.strip_left, step.spec.strip_right));
         break;
       case Kind::kLowercase: {
         std::string lower;
@@ -130,6 +134,10 @@ StatusOr<std::string> NormalizerSteps::apply(absl::string_view input) const {
         text = to_visible(text);
         break;
     }
+    if (text.size() > limit) {
+      return unsupported_error("the normalizers blow a text of ", input.size(), " bytes up to ",
+                               text.size());
+    }
   }
   return text;
 }
@@ -139,6 +147,12 @@ StatusOr<PreTokenizerSteps> PreTokenizerSteps::create(
   PreTokenizerSteps steps;
   for (const TokenizerSpec::PreTokenizer& pre_tokenizer : spec) {
     PONDER_RETURN_IF_ERROR(steps.add(pre_tokenizer));
+  }
+  const auto spellings =
+      std::count_if(steps.steps_.begin(), steps.steps_.end(),
+                    [](const Step& step) { return step.kind == Step::Kind::kSpellBytes; });
+  if (spellings > kMaxSpellings) {
+    return unsupported_error(spellings, " ByteLevel pre-tokenizers in a row");
   }
   if (!steps.steps_.empty() && steps.steps_.back().kind == Step::Kind::kSpellBytes) {
     steps.steps_.pop_back();
@@ -216,7 +230,8 @@ namespace {
 void split_word(const PreTokenizerSteps::Word& word, const std::vector<Regex::Match>& matches,
                 Behavior behavior, bool invert, std::vector<PreTokenizerSteps::Word>& out) {
   const auto emit = [&](size_t begin, size_t end) {
-    if (begin < end) out.push_back({word.text.substr(begin, end - begin), word.at_start && begin == 0});
+    if (begin < end)
+      out.push_back({word.text.substr(begin, end - begin), word.at_start && begin == 0});
   };
   if (behavior == Behavior::kIsolated) {  // the usual one, and the plainest
     size_t done = 0;
@@ -329,8 +344,8 @@ Status PreTokenizerSteps::apply(absl::string_view text, bool at_start, Words& ou
           }
           const bool wanted = step.prepend == Prepend::kAlways ||
                               (step.prepend == Prepend::kFirst && word.at_start);
-          const bool there = absl::string_view(replaced).substr(0, step.replacement.size()) ==
-                             step.replacement;
+          const bool there =
+              absl::string_view(replaced).substr(0, step.replacement.size()) == step.replacement;
           if (wanted && !there) replaced.insert(0, step.replacement);
           word.text = keep(std::move(replaced));
         }

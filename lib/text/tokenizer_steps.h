@@ -15,17 +15,17 @@
 
 namespace ponder {
 
-// Every match of `pattern` in `text` by `content`. Fails when the result would be more than a
-// thousand times the text.
+// Every match of `pattern` in `text` by `content`. Fails when the result would be longer than
+// `limit` bytes.
 StatusOr<std::string> replace_matches(absl::string_view text, const Regex& pattern,
-                                      absl::string_view content);
+                                      absl::string_view content, size_t limit);
 
 class NormalizerSteps {
  public:
   static StatusOr<NormalizerSteps> create(const std::vector<TokenizerSpec::Normalizer>& spec);
 
   bool empty() const { return steps_.empty(); }
-  // `text` is valid UTF-8, and so is the result.
+  // `text` is valid UTF-8, and so is the result. Fails when it grows beyond all reason.
   StatusOr<std::string> apply(absl::string_view text) const;
 
  private:
@@ -46,8 +46,8 @@ class PreTokenizerSteps {
   struct Words {
     std::vector<Word> words;
     std::deque<std::string> rewritten;
-    std::vector<Word> previous;              // scratch
-    std::vector<Regex::Match> matches;       // scratch
+    std::vector<Word> previous;         // scratch
+    std::vector<Regex::Match> matches;  // scratch
   };
 
   static StatusOr<PreTokenizerSteps> create(const std::vector<TokenizerSpec::PreTokenizer>& spec);

@@ -20,7 +20,7 @@ struct Script {
 };
 
 #define PONDER_SCRIPT(lower, name) \
-  {lower, unicode_tables::kScript##name, &unicode_tables::kScript##name##Size}
+  { lower, unicode_tables::kScript##name, &unicode_tables::kScript##name##Size }
 constexpr Script kScripts[] = {
     PONDER_SCRIPT("arabic", Arabic),     PONDER_SCRIPT("armenian", Armenian),
     PONDER_SCRIPT("bengali", Bengali),   PONDER_SCRIPT("bopomofo", Bopomofo),
@@ -85,10 +85,9 @@ constexpr LongName kLongNames[] = {
     {"unassigned", "cn"},
 };
 
-constexpr CodePointRange kWhiteSpace[] = {{0x9, 0xD},       {0x20, 0x20},     {0x85, 0x85},
-                                          {0xA0, 0xA0},     {0x1680, 0x1680}, {0x2000, 0x200A},
-                                          {0x2028, 0x2029}, {0x202F, 0x202F}, {0x205F, 0x205F},
-                                          {0x3000, 0x3000}};
+constexpr CodePointRange kWhiteSpace[] = {
+    {0x9, 0xD},       {0x20, 0x20},     {0x85, 0x85},     {0xA0, 0xA0},     {0x1680, 0x1680},
+    {0x2000, 0x200A}, {0x2028, 0x2029}, {0x202F, 0x202F}, {0x205F, 0x205F}, {0x3000, 0x3000}};
 
 CodePointSet to_set(const CodePointRange* ranges, size_t size) {
   CodePointSet set;
@@ -130,9 +129,8 @@ void CodePointSet::add(char32_t first, char32_t last) {
     ranges_.push_back({first, last});
     return;
   }
-  auto begin = std::lower_bound(ranges_.begin(), ranges_.end(), first, [](const Range& r, char32_t v) {
-    return r.last + 1 < v;
-  });
+  auto begin = std::lower_bound(ranges_.begin(), ranges_.end(), first,
+                                [](const Range& r, char32_t v) { return r.last + 1 < v; });
   auto end = begin;
   while (end != ranges_.end() && end->first <= last + 1) {
     first = std::min(first, end->first);
@@ -305,8 +303,8 @@ struct Scalar {
   uint8_t combining;
 };
 
-std::span<const char32_t> find_decomposition(const unicode_tables::Decomposition* table, size_t size,
-                                             char32_t c) {
+std::span<const char32_t> find_decomposition(const unicode_tables::Decomposition* table,
+                                             size_t size, char32_t c) {
   const auto* end = table + size;
   const auto* it = std::lower_bound(
       table, end, static_cast<uint32_t>(c),

@@ -231,7 +231,7 @@ void Engine::admit() {
     // One that would only push others out again waits, in turn, until there is room for its text.
     const int64_t wanted = static_cast<int64_t>(timeline.tokens.size()) / cache_.block_size() + 1;
     if (!running_.empty() && longest_idle() == nullptr && wanted > cache_.free_pages()) break;
-    if (!sequence.started && sequence.score == nullptr) {
+    if (sequence.score == nullptr) {
       const std::span<const int32_t> reusable(timeline.tokens.data(), timeline.tokens.size() - 1);
       // Other timelines may have computed more of this text than this one holds.
       if (cache_.cached_prefix(reusable) > timeline.table.size()) timeline.table.clear();
@@ -424,7 +424,12 @@ Status Engine::read_row(Item& item, int32_t row, std::span<const float> logits,
   SampleInput input;
   input.logits = logits;
   input.history = tokens;
-  input.forbidden = constraint.forbidden;
+  std::vector<int32_t> forbidden;
+  if (!constraint.forbidden.empty() || !constraint.marker.empty()) {
+    forbidden.assign(constraint.forbidden.begin(), constraint.forbidden.end());
+    forbidden.insert(forbidden.end(), constraint.marker.begin(), constraint.marker.end());
+  }
+  input.forbidden = forbidden;
   input.position = tokens.size();
   if (constraint.force >= 0) {
     PONDER_ASSIGN_OR_RETURN(*sampled, s.sampler->forced(input, constraint.force));

@@ -89,16 +89,17 @@ StatusOr<std::shared_ptr<Generation>> Session::submit(const Request& request) {
   PONDER_ASSIGN_OR_RETURN(const SamplingParams params, sampling_params(request, info));
   PONDER_ASSIGN_OR_RETURN(StopMatcher stops, StopMatcher::create(request.stops));
 
+  const size_t prompt_size = prompt.size();
   auto sequence = std::make_unique<Sequence>();
   const auto state = std::make_shared<GenerationState>();
   sequence->state = state;
   sequence->timeline = timeline_;
   sequence->submitted = absl::Now();
-  sequence->prompt_tokens = static_cast<uint32_t>(prompt.size());
+  sequence->prompt_tokens = static_cast<uint32_t>(prompt_size);
   sequence->limit = request.max_tokens == 0
                         ? info.context
                         : static_cast<uint32_t>(std::min<uint64_t>(
-                              info.context, prompt.size() + uint64_t{request.max_tokens}));
+                              info.context, prompt_size + uint64_t{request.max_tokens}));
 
   ReasoningOptions& reasoning = sequence->reasoning = model_->reasoning();
   if (request.reasoning == Reasoning::kOn && !info.reasons) {
@@ -119,7 +120,7 @@ StatusOr<std::shared_ptr<Generation>> Session::submit(const Request& request) {
   const Tokenizer& tokenizer = model_->tokenizer();
   sequence->gate.emplace(&reasoning, prompt,
                          [&](int32_t id) { return tokenizer.is_special(id); });
-  sequence->sampler.emplace(params);
+  sequence->sampler.emplace(params, prompt_size);
   sequence->writer.emplace(&tokenizer, state.get(), std::move(stops), request.logprobs,
                            request.want_logprobs, request.thought_hidden);
 

@@ -4,7 +4,7 @@
 //
 //   1. logit_bias            added
 //   2. repeat_penalty        logits of tokens in the window: divided if positive, else multiplied
-//      frequency, presence   subtracted: frequency * count + presence
+//      frequency, presence   subtracted: frequency * count + presence, of generated tokens
 //   3. temperature           logits divided by it; 0 takes the likeliest token and skips the rest
 //   4. top_k                 the k likeliest, and whatever ties with the last of them
 //   5. top_p                 the fewest likeliest tokens whose probabilities reach p, at least one

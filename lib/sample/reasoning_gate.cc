@@ -168,6 +168,10 @@ Constraint ReasoningGate::next(std::span<const float> logits, bool close_now) {
 
     case Phase::kAnswering:
       if (guard_left_ > 0) constraint.forbidden = o.end_of_text;
+      if (closed_ != CloseReason::kNotClosed && closed_ != CloseReason::kModel &&
+          o.markers.close.size() == 1) {
+        constraint.marker = o.markers.close;
+      }
       break;
   }
   return constraint;

@@ -31,6 +31,9 @@
 // In the middle of a close marker a forced close completes that marker instead of starting over.
 // Budgets count tokens generated as thought: not markers, not the prompt.
 //
+// A thought that was cut short leaves the model wanting to end it: after a forced close a close marker
+// of one token is forbidden in the answer.
+//
 // The first tokens of the answer may not be end-of-text (a thought without an answer is no
 // use to anybody), until one of them is not blank; at most kAnswerGuard tokens.
 //
@@ -88,6 +91,7 @@ struct ReasoningOptions {
 struct Constraint {
   int32_t force = -1;                  // >= 0: this token, without sampling
   std::span<const int32_t> forbidden;  // borrowed from the options
+  std::span<const int32_t> marker;     // forbidden too
 };
 
 // What became of a token. The engine keeps the tokens not yet resolved in a queue: append `token`;

@@ -82,13 +82,15 @@ size_t select_mass(std::span<uint64_t> tokens, double target) {
 
 }  // namespace
 
-Sampler::Sampler(const SamplingParams& params) : params_(params) {}
+Sampler::Sampler(const SamplingParams& params, size_t prompt_tokens)
+    : params_(params), prompt_tokens_(prompt_tokens) {}
 
 void Sampler::count_window(size_t begin, size_t end, int32_t by) {
   for (size_t i = begin; i < end; ++i) {
-    const auto it = counts_.try_emplace(counted_[i], 0).first;
-    it->second += by;
-    if (it->second == 0) counts_.erase(it);
+    const auto it = counts_.try_emplace(counted_[i]).first;
+    it->second.all += by;
+    if (i >= prompt_tokens_) it->second.generated += by;
+    if (it->second.all == 0) counts_.erase(it);
   }
 }
 
@@ -129,7 +131,9 @@ std::span<const float> Sampler::adjust(const SampleInput& input) {
       if (!in_row(id)) continue;
       float& x = adjusted_[id];
       x = x < 0 ? x * params_.repeat_penalty : x / params_.repeat_penalty;
-      x -= params_.frequency_penalty * static_cast<float>(count) + params_.presence_penalty;
+      if (count.generated == 0) continue;
+      x -= params_.frequency_penalty * static_cast<float>(count.generated) +
+           params_.presence_penalty;
     }
   }
   for (const int32_t id : input.forbidden) {

@@ -44,8 +44,9 @@ struct SampleInput {
 
 class Sampler {
  public:
-  // `params` must have passed validate(). Copied.
-  explicit Sampler(const SamplingParams& params);
+  // `params` must have passed validate(). Copied. The first `prompt_tokens` of every history were
+  // not generated: the presence and frequency penalties leave them out.
+  explicit Sampler(const SamplingParams& params, size_t prompt_tokens = 0);
 
   const SamplingParams& params() const { return params_; }
 
@@ -83,7 +84,13 @@ class Sampler {
     return params_.top_k > 0 || params_.top_p < 1.0f || params_.min_p > 0.0f;
   }
 
+  struct Counts {
+    int32_t all = 0;
+    int32_t generated = 0;
+  };
+
   SamplingParams params_;
+  size_t prompt_tokens_;
   std::vector<float> adjusted_;
   std::vector<float> block_max_;   // of the row to choose from, see rows.h
   std::vector<uint64_t> kept_;     // tokens and their weights, as ranked() in the .cc packs them
@@ -93,7 +100,7 @@ class Sampler {
   // Tokens of counted_[window_begin_, end) are in counts_.
   std::vector<int32_t> counted_;
   size_t window_begin_ = 0;
-  std::unordered_map<int32_t, int32_t> counts_;
+  std::unordered_map<int32_t, Counts> counts_;
 };
 
 }  // namespace ponder

@@ -335,5 +335,21 @@ TEST(Sampler, ExtremeRowsAndParametersStayInRange) {
   }
 }
 
+TEST(Sampler, PresenceAndFrequencyLeaveThePromptOut) {
+  SamplingParams params;
+  params.presence_penalty = 1.0f;
+  params.frequency_penalty = 0.5f;
+  Sampler sampler(params, /*prompt_tokens=*/2);
+  const std::vector<float> logits(4, 0.0f);
+  // Token 0 stands in the prompt only, 1 in both, 2 was generated twice, 3 never seen.
+  const std::vector<int32_t> history = {0, 1, 1, 2, 2};
+  const auto candidates = sampler.distribution({logits, history}).value();
+  std::vector<double> weight(4);
+  for (const Candidate& c : candidates) weight[static_cast<size_t>(c.id)] = c.probability;
+  EXPECT_NEAR(weight[0], weight[3], 1e-12);
+  EXPECT_NEAR(weight[1] / weight[3], std::exp(-1.5), 1e-9);
+  EXPECT_NEAR(weight[2] / weight[3], std::exp(-2.0), 1e-9);
+}
+
 }  // namespace
 }  // namespace ponder

@@ -91,8 +91,10 @@ class Error : public std::exception {
 
 namespace detail {
 
-// Passes a failure on as the header comment says. True: there was none.
-inline bool check(ponder_status status, ponder_error *words, Error *error) {
+// Passes a failure on as the header comment says. True: there was none. `words` by reference: it is
+// often written by the call whose status is the argument beside it, in whichever order they are
+// evaluated.
+inline bool check(ponder_status status, ponder_error *const &words, Error *error) {
   if (status >= 0) {
     if (error != nullptr) *error = Error();
     return true;
@@ -432,7 +434,7 @@ class Chat : public detail::Setters {
 
  private:
   Chat &set_(ponder_status status) { return set(status), *this; }
-  Chat &pass(ponder_status status, ponder_error *words, Error *error) {
+  Chat &pass(ponder_status status, ponder_error *const &words, Error *error) {
     if (!detail::check(status, words, error) && error == nullptr && failure_ >= 0) {
       failure_ = status;
     }

@@ -18,10 +18,10 @@ struct LaneLayout {
         total(highest + vectors),
         q(total + vectors),
         out(round(q + vectors * page.k_dim)),
-        chunk(round(out + vectors * page.v_dim)),
-        size(round(chunk + chunk_scratch_floats(vectors, page.k_dim, page.v_dim))) {}
+        scores(round(out + vectors * page.v_dim)),
+        size(scores + vectors * kChunk) {}
   static int64_t round(int64_t floats) { return (floats + 15) / 16 * 16; }
-  int64_t limits, highest, total, q, out, chunk, size;
+  int64_t limits, highest, total, q, out, scores, size;
 };
 
 // A partial or final result of a unit: per vector the highest score, the total and the sums.
@@ -163,9 +163,14 @@ Status Attention::run(const AttentionParams& p) {
     c.storage = page.storage;
     c.k_pages = k_pages;
     c.v_pages = v_pages;
+    c.next = nullptr;
+    if (chunk + 1 < unit.chunks) {
+      const auto page_after = static_cast<size_t>((chunk + 1) * (kChunk / kPageTokens));
+      c.next = page.keys(p.cache, unit.slice->pages[page_after], unit.head);
+    }
     c.keys = keys;
     c.limits = limits;
-    c.scratch = lane + lane_layout.chunk;
+    c.scratch = lane + lane_layout.scores;
     c.highest = result.highest;
     c.total = result.total;
     c.out = result.out;

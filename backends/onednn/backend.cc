@@ -1,3 +1,5 @@
+#include <sys/mman.h>
+
 #include <cmath>
 #include <cstring>
 
@@ -60,6 +62,33 @@ DeviceInfo describe(const BackendContext& context, Isa isa) {
   return info;
 }
 
+// The host's memory in large pages where the system has them: weights, key/value pages and arenas
+// are large, and read all over in every step.
+class LargePageAllocator final : public Allocator {
+ public:
+  explicit LargePageAllocator(Allocator* host) : host_(host) {}
+
+  void* allocate(size_t size, size_t align) override {
+    void* memory = host_->allocate(size, align);
+#if defined(MADV_HUGEPAGE)
+    // Only whole large pages inside our own memory; advice changes nothing but their size.
+    constexpr uintptr_t kLarge = uintptr_t{2} << 20;
+    const auto address = reinterpret_cast<uintptr_t>(memory);
+    const uintptr_t begin = (address + kLarge - 1) & ~(kLarge - 1);
+    const uintptr_t end = (address + size) & ~(kLarge - 1);
+    if (memory != nullptr && begin < end) {
+      ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+    }
+#endif
+    return memory;
+  }
+  void free(void* ptr, size_t size, size_t align) override { host_->free(ptr, size, align); }
+  absl::string_view name() const override { return host_->name(); }
+
+ private:
+  Allocator* const host_;
+};
+
 class CpuBackend final : public Backend {
  public:
   CpuBackend(const BackendContext& context, Isa isa, std::unique_ptr<cpu::Brgemm> brgemm)
@@ -67,11 +96,11 @@ class CpuBackend final : public Backend {
         info_(describe(context, isa)),
         kernels_(kernels_for(isa)),
         workers_(context.pool),
-        linear_(kernels_, std::move(brgemm), context.allocator, context.pool),
-        attention_(kernels_, context.allocator, context.pool) {}
+        linear_(kernels_, std::move(brgemm), &allocator_, context.pool),
+        attention_(kernels_, &allocator_, context.pool) {}
 
   const DeviceInfo& info() const override { return info_; }
-  Allocator* allocator() override { return allocator_; }
+  Allocator* allocator() override { return &allocator_; }
 
   StatusOr<std::unique_ptr<PackedWeight>> pack_linear(std::span<const WeightData> parts,
                                                       const PackOptions& options) override {
@@ -197,7 +226,7 @@ class CpuBackend final : public Backend {
     });
   }
 
-  Allocator* const allocator_;
+  LargePageAllocator allocator_;
   const DeviceInfo info_;
   const Kernels* const kernels_;
   const cpu::Workers workers_;

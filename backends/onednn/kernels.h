@@ -65,18 +65,14 @@ struct ChunkArgs {
   Storage storage;
   const std::byte* const* k_pages;  // kChunk / P pointers (as many as `keys` needs)
   const std::byte* const* v_pages;
+  const std::byte* next;    // the keys' page that will be read after this chunk, or null
   int32_t keys;             // of the chunk that any row sees: 1 to kChunk
   const int32_t* limits;    // [rows] how many of them each row sees, 0 to keys
-  float* scratch;           // chunk_scratch_floats()
+  float* scratch;           // [rows, kChunk] scores
   float* highest;           // [rows] out: largest score
   float* total;             // [rows] out: sum of exp(score - highest)
   float* out;               // [rows, F'] out: sum of exp(score - highest) * value
 };
-
-// Scores of all rows, and the chunk's keys and values as floats.
-constexpr int64_t chunk_scratch_floats(int64_t rows, int64_t k_dim, int64_t v_dim) {
-  return rows * kChunk + kChunk * (k_dim + v_dim);
-}
 
 // ---- the table ------------------------------------------------------------------------------------
 

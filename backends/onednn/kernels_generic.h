@@ -458,9 +458,26 @@ inline void load_two(const std::byte* base, int64_t i, int64_t width, int64_t co
   }
 }
 
-// R rows against the keys of one page.
+// The lines that load_two() of vector j of a tile will read, of another page. Pages are scattered, so
+// no hardware prefetcher knows which one comes next.
+template <Storage S>
+[[gnu::always_inline]] inline void prefetch_two(const std::byte* base, int64_t i, int64_t width, int64_t column, int j) {
+  if constexpr (S == kStoreBF16) {
+    if (j * W * 4 % 64 == 0) v_prefetch(base + (i * width + column + j * W) * 4);
+  } else {
+    constexpr int64_t kBytes = storage_bytes(S);
+    if (j * W * kBytes % 64 == 0) {
+      const std::byte* p = base + (i * 2 * width + column + j * W) * kBytes;
+      v_prefetch(p);
+      v_prefetch(p + width * kBytes);
+    }
+  }
+}
+
+// R rows against the keys of one page; `next` is the page that is read after it.
 template <Storage S, int R>
-inline void score_tile(const float* q, int64_t k_dim, const std::byte* page, float* scores) {
+inline void score_tile(const float* q, int64_t k_dim, const std::byte* page, const std::byte* next,
+                       float* scores) {
   constexpr int C = kPageTokens / W;
   V acc[R][C];
 #pragma GCC unroll 8
@@ -472,6 +489,7 @@ inline void score_tile(const float* q, int64_t k_dim, const std::byte* page, flo
 #pragma GCC unroll 8
     for (int j = 0; j < C; ++j) {
       V even, odd;
+      prefetch_two<S>(next, i, kPageTokens, 0, j);
       load_two<S>(page, i, kPageTokens, j * W, even, odd);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
@@ -487,10 +505,11 @@ inline void score_tile(const float* q, int64_t k_dim, const std::byte* page, flo
   }
 }
 
-// R rows of weights times C vectors of the values' columns.
+// R rows of weights times C vectors of the values' columns; `after` is what is read after the last
+// page.
 template <Storage S, int R, int C>
-inline void value_tile(const float* weights, const std::byte* const* pages, int64_t keys,
-                       int64_t v_dim, int64_t column, float* out) {
+inline void value_tile(const float* weights, const std::byte* const* pages, const std::byte* after,
+                       int64_t keys, int64_t v_dim, int64_t column, float* out) {
   V acc[R][C];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -499,12 +518,14 @@ inline void value_tile(const float* weights, const std::byte* const* pages, int6
   }
   for (int64_t first = 0; first < keys; first += kPageTokens, ++pages) {
     const int64_t count = at_most(kPageTokens, keys - first);
+    const std::byte* next = first + kPageTokens < keys ? pages[1] : after;
     const float* w = weights + first;
     int64_t i = 0;
     for (; i < count / 2; ++i) {
 #pragma GCC unroll 8
       for (int j = 0; j < C; ++j) {
         V even, odd;
+        prefetch_two<S>(next, i, v_dim, column, j);
         load_two<S>(*pages, i, v_dim, column + j * W, even, odd);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
@@ -555,14 +576,20 @@ inline int64_t highest_limit(const int32_t* limits, int64_t rows) {
 }
 
 template <Storage S>
-inline void attend(const ChunkArgs& c, const std::byte* const* k_pages,
-                   const std::byte* const* v_pages) {
-  float* scores = c.scratch;
+void attend(const ChunkArgs& c) {
+  // Elements of 16 bits are widened in registers by every tile of rows: it costs nothing beside the
+  // multiplications, whereas writing them out as floats first cost a tenth.
+  const std::byte* const* const k_pages = c.k_pages;
+  const std::byte* const* const v_pages = c.v_pages;
+  const std::byte* const after = c.next != nullptr ? c.next : v_pages[0];
+  float* const scores = c.scratch;
   for_row_tiles<kScoreRows>(c.rows, [&](int64_t row, int64_t rows) {
     const int64_t keys = highest_limit(c.limits + row, rows);
     for (int64_t first = 0; first < keys; first += kPageTokens) {
+      const std::byte* const* page = k_pages + first / kPageTokens;
+      const std::byte* next = first + kPageTokens < keys ? page[1] : v_pages[0];
       with_rows<kScoreRows>(rows, [&](auto r) {
-        score_tile<S, r.value>(c.q + row * c.k_dim, c.k_dim, k_pages[first / kPageTokens],
+        score_tile<S, r.value>(c.q + row * c.k_dim, c.k_dim, *page, next,
                                scores + row * kChunk + first);
       });
     }
@@ -581,52 +608,20 @@ inline void attend(const ChunkArgs& c, const std::byte* const* k_pages,
       float* out = c.out + row * c.v_dim;
       int64_t column = 0;
       for (; column + kGemmColumns * W <= c.v_dim; column += kGemmColumns * W) {
-        value_tile<S, r.value, kGemmColumns>(weights, v_pages, keys, c.v_dim, column, out);
+        value_tile<S, r.value, kGemmColumns>(weights, v_pages, after, keys, c.v_dim, column, out);
       }
       for (; column < c.v_dim; column += W) {
-        value_tile<S, r.value, 1>(weights, v_pages, keys, c.v_dim, column, out);
+        value_tile<S, r.value, 1>(weights, v_pages, after, keys, c.v_dim, column, out);
       }
     });
   });
 }
 
-// Keys and values of 16 bits are made floats once when several tiles of rows will read them.
-template <Storage S>
-inline void widen_rows(const std::byte* page, int64_t pairs, int64_t width, float* out) {
-  for (int64_t i = 0; i < pairs; ++i) {
-    for (int64_t j = 0; j < width; j += W) {
-      V even, odd;
-      load_two<S>(page, i, width, j, even, odd);
-      v_store(out + 2 * i * width + j, even);
-      v_store(out + (2 * i + 1) * width + j, odd);
-    }
-  }
-}
-
-template <Storage S>
-inline void attend_stored(const ChunkArgs& c) {
-  if (S == kStoreF32 || c.rows <= kGemmRows) return attend<S>(c, c.k_pages, c.v_pages);
-  const std::byte* k_pages[kChunk / kPageTokens];
-  const std::byte* v_pages[kChunk / kPageTokens];
-  float* keys = c.scratch + c.rows * kChunk;
-  float* values = keys + kChunk * c.k_dim;
-  for (int64_t p = 0; p * kPageTokens < c.keys; ++p) {
-    float* k = keys + p * kPageTokens * c.k_dim;
-    float* v = values + p * kPageTokens * c.v_dim;
-    widen_rows<S>(c.k_pages[p], c.k_dim / 2, kPageTokens, k);
-    const int64_t tokens = at_most(kPageTokens, c.keys - p * kPageTokens);
-    widen_rows<S>(c.v_pages[p], (tokens + 1) / 2, c.v_dim, v);
-    k_pages[p] = reinterpret_cast<const std::byte*>(k);
-    v_pages[p] = reinterpret_cast<const std::byte*>(v);
-  }
-  attend<kStoreF32>(c, k_pages, v_pages);
-}
-
 void attend_chunk(const ChunkArgs& c) {
   switch (c.storage) {
-    case kStoreF32: return attend_stored<kStoreF32>(c);
-    case kStoreF16: return attend_stored<kStoreF16>(c);
-    case kStoreBF16: return attend_stored<kStoreBF16>(c);
+    case kStoreF32: return attend<kStoreF32>(c);
+    case kStoreF16: return attend<kStoreF16>(c);
+    case kStoreBF16: return attend<kStoreBF16>(c);
   }
 }
 
@@ -655,7 +650,7 @@ constexpr Kernels generic_kernels() {
   k.unpack_block[kStoreF16] = unpack_f16;
   k.unpack_block[kStoreBF16] = unpack_bf16;
   k.gemm_f32 = gemm_f32;
-  k.direct_rows = kDirectRows;
+  k.direct_rows = 3 * kDirectRows;
   k.add_bias = add_bias;
   k.round_bf16 = round_bf16;
   k.widen[kStoreF32] = widen_f32;

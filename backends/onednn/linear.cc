@@ -1,7 +1,5 @@
 #include "backends/onednn/linear.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <atomic>
 
@@ -25,18 +23,6 @@ Storage storage_of(DType dtype) {
 int64_t block_of(int64_t k, int64_t limit) {
   const int64_t blocks = (k + limit - 1) / limit;
   return std::min(k, ((k + blocks - 1) / blocks + 31) / 32 * 32);
-}
-
-// Large pages: fewer page faults while packing, fewer address translations while running.
-void advise_huge_pages(const Buffer& buffer) {
-#if defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kHuge = uintptr_t{2} << 20;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(buffer.data()) + kHuge - 1) & ~(kHuge - 1);
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(buffer.data()) + buffer.size()) & ~(kHuge - 1);
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)buffer;
-#endif
 }
 
 }  // namespace
@@ -71,7 +57,6 @@ StatusOr<std::unique_ptr<PackedWeight>> Linear::pack(std::span<const WeightData>
                      absl::StrCat("weights ", parts[0].describe(),
                                   parts.size() > 1 ? " and those beside it" : "")));
   weight->bytes = weight->data.size();
-  advise_huge_pages(weight->data);
 
   // Parts of different types meet as floats, 64 rows at a time.
   Buffer widened;

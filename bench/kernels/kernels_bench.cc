@@ -192,7 +192,7 @@ void attention(benchmark::State& state, DType dtype) {
   // Enough copies that the cache of the last layer is gone from the processor's when its turn comes.
   const size_t copies = rows == 1 ? std::max<size_t>(1, (size_t{256} << 20) / (pages * cache.layout.page_bytes)) : 1;
   const Buffer memory =
-      Buffer::create(default_allocator(), pages * cache.layout.page_bytes * copies, "cache").value();
+      Buffer::create(b->allocator(), pages * cache.layout.page_bytes * copies, "cache").value();
   // Small finite numbers in every type.
   std::memset(memory.data(), 0x3c, memory.size());
   std::vector<int32_t> page_list(pages);
@@ -239,7 +239,7 @@ void kv_write(benchmark::State& state) {
   cache.shape = {1, kG, kE, kE};
   cache.layout = b->kv_layout(cache.shape, DType::kF16).value();
   const auto pages = static_cast<size_t>((rows + 31) / 32);
-  const Buffer memory = Buffer::create(default_allocator(), pages * cache.layout.page_bytes, "cache").value();
+  const Buffer memory = Buffer::create(b->allocator(), pages * cache.layout.page_bytes, "cache").value();
   cache.base = memory.as<std::byte>();
   std::vector<int32_t> page_list(pages);
   std::iota(page_list.begin(), page_list.end(), 0);

@@ -20,7 +20,7 @@ constexpr uint32_t kMaxRepeat = 1000;
 constexpr uint32_t kMaxLookBehind = 255;
 constexpr int kMaxNesting = 50;
 // Steps of a search: linear patterns take a few for each byte.
-constexpr int64_t kBaseBudget = 50'000'000;
+constexpr int64_t kBaseBudget = 5'000'000;
 constexpr int64_t kBudgetPerByte = 500;
 constexpr size_t kMaxFrames = 4'000'000;
 

@@ -1,5 +1,8 @@
 // Files that lie: each is an error that names what is wrong, and none is more than an error.
+#include <limits>
+
 #include "lib/text/tokenizer.h"
+#include "lib/text/tokenizer_gguf.h"
 #include "tests/lib/text/tokenizer_test_files.h"
 
 namespace ponder {
@@ -197,6 +200,79 @@ TEST(HostileTokenizerText, UnknownCharactersWithoutUnknownToken) {
   const auto ids = (*tokenizer)->encode("axb");
   EXPECT_EQ(ids.status().code(), absl::StatusCode::kDataLoss);
   EXPECT_NE(std::string(ids.status().message()).find("'<unk>'"), std::string::npos);
+}
+
+GgufTokenizer small_gguf() {
+  GgufTokenizer gguf;
+  gguf.model = "llama";
+  gguf.tokens = {"<unk>", "<s>", "</s>", "<0x0A>", "▁", "a", "b", "▁a", "ab"};
+  gguf.scores = {0, 0, 0, 0, -5, -5, -5, -2, -1};
+  gguf.token_type = {2, 3, 3, 6, 1, 1, 1, 1, 1};
+  gguf.bos_token_id = 1;
+  gguf.eos_token_id = 2;
+  gguf.unknown_token_id = 0;
+  return gguf;
+}
+
+Status load(GgufTokenizer gguf) {
+  auto spec = tokenizer_spec_from_gguf(std::move(gguf));
+  if (!spec.ok()) return spec.status();
+  return Tokenizer::create(*std::move(spec), "model.gguf").status();
+}
+
+TEST(GgufTokenizer, MergesByScoreBehindASpace) {
+  auto spec = tokenizer_spec_from_gguf(small_gguf());
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  auto tokenizer = Tokenizer::create(*std::move(spec), "model.gguf");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const auto ids = (*tokenizer)->encode("ab a\nx", {.add_special = true});
+  ASSERT_TRUE(ids.ok()) << ids.status();
+  EXPECT_EQ(*ids, (std::vector<int32_t>{1, 4, 8, 7, 3, 0}));  // <s> ▁ ab ▁a \n <unk>
+  EXPECT_EQ((*tokenizer)->decode(*ids, {.skip_special = true}), "ab a\n");
+}
+
+TEST(GgufTokenizer, LiesAreErrorsThatNameTheKey) {
+  const auto expect = [](const GgufTokenizer& gguf, const char* words) {
+    const Status status = load(gguf);
+    EXPECT_FALSE(status.ok()) << words;
+    EXPECT_NE(std::string(status.message()).find(words), std::string::npos) << status;
+  };
+  ASSERT_TRUE(load(small_gguf()).ok()) << load(small_gguf());
+  GgufTokenizer gguf = small_gguf();
+  gguf.model = "bert";
+  expect(gguf, "tokenizer.ggml.model is 'bert'");
+  gguf = small_gguf();
+  gguf.scores.pop_back();
+  expect(gguf, "tokenizer.ggml.scores has 8 entries for 9");
+  gguf = small_gguf();
+  gguf.scores[4] = std::numeric_limits<float>::quiet_NaN();
+  expect(gguf, "is not a number");
+  gguf = small_gguf();
+  gguf.token_type.push_back(1);
+  expect(gguf, "tokenizer.ggml.token_type has 10 entries for 9");
+  gguf = small_gguf();
+  gguf.bos_token_id = 9;
+  expect(gguf, "tokenizer.ggml.bos_token_id is 9 in a vocabulary of 9");
+  gguf = small_gguf();
+  gguf.bos_token_id.reset();
+  expect(gguf, "tokenizer.ggml.bos_token_id is missing");
+  gguf = small_gguf();
+  gguf.unknown_token_id = -1;
+  expect(gguf, "tokenizer.ggml.unknown_token_id is -1");
+  gguf = small_gguf();
+  gguf.tokens[5] = "\xFF";
+  expect(gguf, "not valid UTF-8");
+  gguf = GgufTokenizer();
+  gguf.model = "gpt2";
+  expect(gguf, "the vocabulary is empty");
+  gguf.tokens = {"a"};
+  gguf.pre = "no-such-thing";
+  expect(gguf, "tokenizer.ggml.pre is 'no-such-thing'");
+  gguf.pre = "qwen2";
+  gguf.merges = {"ab"};
+  expect(gguf, "tokenizer.ggml.merges[0]");
+  gguf.merges = {""};
+  expect(gguf, "tokenizer.ggml.merges[0]");
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include "lib/text/stream_decoder.h"
 #include "lib/text/tokenizer.h"
+#include "lib/text/tokenizer_gguf.h"
 #include "lib/text/utf8.h"
 #include "tests/lib/text/tokenizer_test_files.h"
 
@@ -32,6 +33,31 @@ std::string stream_all(const Tokenizer& tokenizer, const Ids& ids, const DecodeO
     text += part;
   }
   return text + decoder.flush();
+}
+
+// What a GGUF file made from this tokenizer.json says.
+GgufTokenizer as_gguf(const nlohmann::json& json, const std::string& pre) {
+  GgufTokenizer gguf;
+  gguf.model = "gpt2";
+  gguf.pre = pre;
+  const auto put = [&gguf](size_t id, const std::string& text, int32_t type) {
+    if (gguf.tokens.size() <= id) {
+      gguf.tokens.resize(id + 1, "[PAD]");
+      gguf.token_type.resize(id + 1, 5);
+    }
+    gguf.tokens[id] = text;
+    gguf.token_type[id] = type;
+  };
+  for (const auto& [text, id] : json["model"]["vocab"].items()) put(id, text, 1);
+  for (const auto& token : json["added_tokens"]) {
+    put(token["id"], token["content"], token["special"].get<bool>() ? 3 : 4);
+    if (token["content"] == "<｜begin▁of▁sentence｜>") gguf.bos_token_id = token["id"];
+  }
+  for (const auto& merge : json["model"]["merges"]) {
+    gguf.merges.push_back(merge[0].get<std::string>() + " " + merge[1].get<std::string>());
+  }
+  gguf.add_bos_token = true;
+  return gguf;
 }
 
 class TokenizerOracle : public testing::TestWithParam<const char*> {
@@ -130,6 +156,30 @@ TEST_P(TokenizerOracle, FindsEveryPieceByItsSpelling) {
     ASSERT_FALSE(tokenizer_->token_bytes(id).empty()) << piece;
   }
   EXPECT_GT(known, 100000);
+}
+
+TEST_P(TokenizerOracle, GgufMetadataMakeTheSameTokenizer) {
+  const std::string name = GetParam();
+  const std::string file = kShared + "/oracle/D/tokenizers/" + name + ".tokenizer.json.gz";
+  const auto json = nlohmann::json::parse(read_gzip_file(file));
+  const std::string pre = name == "r1-distill-qwen"    ? "deepseek-r1-qwen"
+                          : name == "r1-distill-llama" ? "llama-bpe"
+                                                       : "deepseek-v3";
+  auto spec = tokenizer_spec_from_gguf(as_gguf(json, pre));
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  auto tokenizer = Tokenizer::create(*std::move(spec), "model.gguf");
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  for (const auto& c : cases_["cases"]) {
+    const std::string text = c["text"];
+    const auto ids = (*tokenizer)->encode(text, {.parse_special = true});
+    ASSERT_TRUE(ids.ok()) << ids.status();
+    EXPECT_EQ(*ids, c["ids"].get<Ids>()) << text;
+    EXPECT_EQ((*tokenizer)->decode(*ids), tokenizer_->decode(*ids));
+  }
+  const auto& c = cases_["with_bos"];
+  const std::string text = c["text"];
+  EXPECT_EQ(*(*tokenizer)->encode(text, {.parse_special = true, .add_special = true}),
+            c["ids"].get<Ids>());
 }
 
 INSTANTIATE_TEST_SUITE_P(Shared, TokenizerOracle,

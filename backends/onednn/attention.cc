@@ -195,11 +195,16 @@ Status Attention::run(const AttentionParams& p) {
     }
   };
 
+  // About how many nanoseconds a chunk takes.
+  const double chunk_work =
+      static_cast<double>(kChunk * (page.k_dim + page.v_dim)) * static_cast<double>(most_vectors + 2) / 80;
   // Units go to lanes whole, unless one of them is so long that the others would wait for it.
   const bool split = workers_.lanes() > 1 && most_chunks > 1 &&
                      most_chunks * 2 * workers_.lanes() > all_chunks;
   if (!split) {
-    workers_.tasks(static_cast<int64_t>(units_.size()), [&](int64_t task, uint32_t lane_index) {
+    const double work =
+        chunk_work * static_cast<double>(all_chunks) / static_cast<double>(units_.size());
+    workers_.tasks(static_cast<int64_t>(units_.size()), work, [&](int64_t task, uint32_t lane_index) {
       const AttentionUnit& unit = units_[static_cast<size_t>(task)];
       float* lane = lane_floats + lane_index * lane_size;
       const int64_t vectors = unit.rows * group;
@@ -233,7 +238,7 @@ Status Attention::run(const AttentionParams& p) {
   const auto partial = [&](const AttentionUnit& unit, int64_t chunk) {
     return Result(partials + (unit.partial + chunk) * partial_size, unit.rows * group);
   };
-  workers_.tasks(all_chunks, [&](int64_t task, uint32_t lane_index) {
+  workers_.tasks(all_chunks, chunk_work, [&](int64_t task, uint32_t lane_index) {
     const auto [u, chunk] = tasks[static_cast<size_t>(task)];
     const AttentionUnit& unit = units_[static_cast<size_t>(u)];
     attend(unit, chunk, lane_floats + lane_index * lane_size, false, partial(unit, chunk));

@@ -11,6 +11,13 @@ namespace {
 // A task does one panel for at most so many rows: beyond it the rows' own bytes crowd the cache.
 constexpr int64_t kRowsPerTask = 512;
 
+// About how many nanoseconds one panel takes for `rows` rows: reading it, or multiplying.
+double panel_work(const PanelWeight& w, int64_t rows) {
+  const double bytes = static_cast<double>(w.panel_bytes());
+  const double products = static_cast<double>(w.depth * kPanel * rows);
+  return std::max(bytes / 30, products / (w.bf16_inputs ? 200 : 80));
+}
+
 Storage storage_of(DType dtype) {
   switch (dtype) {
     case DType::kF16: return kStoreF16;
@@ -68,7 +75,7 @@ StatusOr<std::unique_ptr<PackedWeight>> Linear::pack(std::span<const WeightData>
   }
 
   std::atomic<int64_t> bad_panel{-1};
-  workers_.tasks(weight->panels, [&](int64_t panel, uint32_t lane) {
+  workers_.tasks(weight->panels, static_cast<double>(weight->panel_bytes()) / 5, [&](int64_t panel, uint32_t lane) {
     const void* rows[kPanel] = {};
     size_t part = 0;
     int64_t row = panel * kPanel;
@@ -170,7 +177,8 @@ Status Linear::run_bf16(const LinearParams& p, const PanelWeight& w) {
       last_k > 0 ? find_brgemm(rows, w.depth - last_k, lda, ldc, true) : nullptr;
 
   const int64_t row_blocks = (rows + kRowsPerTask - 1) / kRowsPerTask;
-  workers_.tasks(w.panels * row_blocks, [&](int64_t task, uint32_t) {
+  const double work = panel_work(w, rows) / static_cast<double>(row_blocks);
+  workers_.tasks(w.panels * row_blocks, work, [&](int64_t task, uint32_t) {
     const int64_t panel = task / row_blocks;
     const int64_t first = rows * (task % row_blocks) / row_blocks;
     GemmArgs g;
@@ -204,7 +212,8 @@ Status Linear::run_f32(const LinearParams& p, const PanelWeight& w) {
     unpacked = reinterpret_cast<float*>(memory);
   }
   const int64_t row_blocks = (rows + kRowsPerTask - 1) / kRowsPerTask;
-  workers_.tasks(w.panels * row_blocks, [&](int64_t task, uint32_t lane) {
+  const double work = panel_work(w, rows) / static_cast<double>(row_blocks);
+  workers_.tasks(w.panels * row_blocks, work, [&](int64_t task, uint32_t lane) {
     const int64_t panel = task / row_blocks;
     const int64_t first = rows * (task % row_blocks) / row_blocks;
     GemmArgs g;

@@ -44,17 +44,19 @@ class Workers {
   // Lanes are what scratch memory is counted in: two calls of fn with one lane never overlap.
   uint32_t lanes() const { return pool_->concurrency(); }
 
-  // Calls fn(task, lane) once per task. Tasks are handed out in order, to whoever is free.
+  // Calls fn(task, lane) once per task. Tasks are handed out in order, to whoever is free. `work` is
+  // about how many nanoseconds one takes: small wholes stay on the calling thread.
   template <typename Fn>
-  void tasks(int64_t n, const Fn& fn) const {
-    const auto lanes_used = static_cast<uint32_t>(std::min<int64_t>(n, lanes()));
-    if (lanes_used <= 1) {
+  void tasks(int64_t n, double work, const Fn& fn) const {
+    const auto useful = static_cast<int64_t>(std::min(static_cast<double>(n) * work / kWorthWaking, 1e6));
+    const auto used = static_cast<uint32_t>(std::min<int64_t>({n, useful, lanes()}));
+    if (used <= 1) {
       const FloatMode mode;
       for (int64_t task = 0; task < n; ++task) fn(task, 0u);
       return;
     }
     alignas(64) std::atomic<int64_t> next{0};
-    pool_->parallel_for(lanes_used, [&](uint32_t lane) {
+    pool_->parallel_for(used, [&](uint32_t lane) {
       const FloatMode mode;
       for (;;) {
         const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
@@ -64,25 +66,20 @@ class Workers {
     });
   }
 
-  // Calls fn(first, last) on pieces of [0, n), which one thread does when the whole is small.
-  // `work` is about how many nanoseconds one of them takes.
+  // Calls fn(first, last) on pieces that together are [0, n).
   template <typename Fn>
   void ranges(int64_t n, double work, const Fn& fn) const {
-    // Waking the others costs some microseconds: not for less than twenty of work.
-    constexpr double kSmallestPiece = 20000;
-    const int64_t pieces = std::min<int64_t>(
-        {n, int64_t{lanes()} * 4, static_cast<int64_t>(static_cast<double>(n) * work / kSmallestPiece)});
-    if (pieces <= 1) {
-      const FloatMode mode;
-      if (n > 0) fn(int64_t{0}, n);
-      return;
-    }
-    tasks(pieces, [&](int64_t piece, uint32_t) {
-      fn(n * piece / pieces, n * (piece + 1) / pieces);
-    });
+    if (n <= 0) return;
+    const int64_t pieces = std::min<int64_t>(n, int64_t{lanes()} * 4);
+    tasks(pieces, static_cast<double>(n) * work / static_cast<double>(pieces),
+          [&](int64_t piece, uint32_t) { fn(n * piece / pieces, n * (piece + 1) / pieces); });
   }
 
  private:
+  // Nanoseconds of work that pay for one more thread: half a microsecond to start one that still
+  // spins, several for one that sleeps.
+  static constexpr double kWorthWaking = 8000;
+
   ThreadPool* pool_;
 };
 

@@ -1,3 +1,7 @@
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
 #include "tests/conformance/support.h"
 
 namespace ponder {
@@ -171,6 +175,38 @@ TEST_P(ElementwiseConformance, RopeTurnsPairs) {
     }
   }
 }
+
+#if defined(__x86_64__)
+// Audio and game threads often flush subnormals; that must not reach into results.
+TEST_P(ElementwiseConformance, HostsFloatingPointModeChangesNothing) {
+  if (GetParam().name == "ref") return;  // computes in double, where these are not subnormal
+  const Machine machine(GetParam(), 2);
+  constexpr int64_t kT = 3, kK = 96, kN = 80;
+  auto x = random_floats(kT * kK, 1, 1e-20f);
+  const WeightData weight = make_weight("w", DType::kF32, {kN, kK}, random_floats(kN * kK, 2, 1e-20f));
+  auto packed = machine->pack_linear({&weight, 1}, PackOptions{Precision::kF32});
+  ASSERT_TRUE(packed.ok());
+  const auto run = [&] {
+    std::vector<float> out(kT * kN);
+    LinearParams p{};
+    p.x = view(x, {kT, kK});
+    p.w = packed->get();
+    p.out = view(out, {kT, kN});
+    EXPECT_TRUE(machine->linear(p).ok());
+    return out;
+  };
+  const auto wanted = run();
+  EXPECT_NE(wanted[0], 0.0f) << "a subnormal was expected";
+  const unsigned before = _mm_getcsr();
+  constexpr unsigned kFlushAndTruncate = 0x8040 | 0x6000;
+  _mm_setcsr(before | kFlushAndTruncate);
+  const auto got = run();
+  const unsigned after = _mm_getcsr();
+  _mm_setcsr(before);
+  EXPECT_EQ(after, before | kFlushAndTruncate) << "the host's own mode must be left as it was";
+  EXPECT_TRUE(same_bits(got.data(), wanted.data(), got.size()));
+}
+#endif
 
 INSTANTIATE_TEST_SUITE_P(Backends, ElementwiseConformance, ::testing::ValuesIn(targets()), target_name);
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "lib/text/jinja_format.h"
 #include "lib/text/jinja_unicode.h"
 #include "lib/text/utf8.h"
 
@@ -281,11 +282,7 @@ class Lexer {
   Status add_float(size_t start, size_t end) {
     const std::string text = without_underscores(start, end);
     add(Tok::kFloat, text);
-    const auto [p, ec] =
-        std::from_chars(text.data(), text.data() + text.size(), tokens_.back().number);
-    if (ec != std::errc() || p != text.data() + text.size()) {
-      return syntax_error(line_, absl::StrCat("the number ", text, " is out of range"));
-    }
+    parse_float(text, tokens_.back().number);  // too large is infinite, as in Python
     advance(end);
     return OkStatus();
   }

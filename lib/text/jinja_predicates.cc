@@ -51,10 +51,12 @@ template <bool kWanted>
 Value is_exactly(Context&, Value* a) {
   return Value::boolean(a[0].is(Type::kBool) && a[0].b() == kWanted);
 }
-Value is_filter(Context&, Value* a) {
+Value is_filter(Context& c, Value* a) {
+  if (!hashable(c, a[0])) return Value();
   return Value::boolean(a[0].is_str() && find_filter(a[0].text()) >= 0);
 }
-Value is_test(Context&, Value* a) {
+Value is_test(Context& c, Value* a) {
+  if (!hashable(c, a[0])) return Value();
   return Value::boolean(a[0].is_str() && find_test(a[0].text()) >= 0);
 }
 Value is_integer(Context&, Value* a) {

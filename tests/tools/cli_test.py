@@ -124,7 +124,7 @@ class Usage(Case):
         self.fails(1, "render", stdin=b'[{"role": "user"', words=[])
         self.fails(1, "score", "--tokens", "-", stdin=b"[]", words=["empty"])
         self.fails(1, "score", "--tokens", "-", "--top", "1000", stdin=b"[1]", words=["1000"])
-        self.fails(1, "bench", "-p", "5000", words=["5000", "1024"])
+        self.fails(1, "bench", "-p", "5000", words=["5001", "1024"])
         with self.file([]) as empty:
             self.fails(1, "run", "--tokens", empty, words=["empty"])
         with self.file([3, 100000]) as beyond:
@@ -177,7 +177,7 @@ class Streams(Case):
         self.assertGreater(lines[-1][0] - lines[1][0], 0.02, "all lines came at once")
 
     def test_results_and_the_rest_are_apart_and_plain(self):
-        done = ponder("run", "--greedy", PUZZLE)
+        done = ponder("run", "--greedy", "--precision", "f32", PUZZLE)
         self.assertNotIn(b"\x1b", done.stdout + done.stderr)
         self.assertIn(b"\n\n16+1+4 = 21\n", done.stdout)
         self.assertTrue(done.stdout.startswith(b"I need 21 from"), done.stdout)
@@ -594,7 +594,7 @@ class OnATerminal(Case):
     def test_lines_can_be_edited_and_recalled(self):
         terminal = self.open("chat", "--greedy", "--max-tokens", "3")
         terminal.read_until(rb"> ")
-        terminal.send(b"/budxet 7\x1b[D\x1b[D\x1b[D\x1b[D\x1b[D\x7fg\n")  # back five, the x becomes a g
+        terminal.send(b"/budxet 7\x1b[D\x1b[D\x1b[D\x1b[D\x7fg\n")  # back four, the x becomes a g
         terminal.read_until(rb"at most 7 tokens")
         terminal.read_until(rb"> ")
         terminal.send(b"\x1b[A\n")  # the last line again

@@ -471,13 +471,14 @@ PONDER_API(HANDLE) ponder_status ponder_request_set_top_k(ponder_request *r, uin
 PONDER_API(HANDLE) ponder_status ponder_request_set_min_p(ponder_request *r, float p);
 
 /* Against repetition. repeat divides (multiplies, below zero) the logits of tokens seen in prompt
- * or output, 1: off; presence is taken from the logits of tokens in the output, frequency as often
- * as they occur there, 0: off. Finite; repeat above 0. */
+ * or output: 0.01 to 100, 1: off. presence is taken from the logits of tokens in the output,
+ * frequency as often as they occur there: -100 to 100, 0: off. */
 PONDER_API(HANDLE) ponder_status ponder_request_set_penalties(ponder_request *r, float repeat,
                                                               float presence, float frequency);
 
-/* bias[i] is added to the logit of tokens[i]; minus infinity forbids it. Replaces what was set;
- * count 0: none. Tokens outside the vocabulary are INVALID_ARGUMENT at submit. */
+/* bias[i], -1e6 to 1e6, is added to the logit of tokens[i]; minus infinity forbids it. Replaces
+ * what was set; count 0: none. Tokens outside the vocabulary, and one given twice, are
+ * INVALID_ARGUMENT at submit. */
 PONDER_API(HANDLE) ponder_status ponder_request_set_logit_bias(ponder_request *r,
                                                                const ponder_token *tokens,
                                                                const float *bias, size_t count);
@@ -551,7 +552,8 @@ PONDER_API(HANDLE) ponder_status ponder_session_submit(ponder_session *s, const 
 /* ---- generations ----------------------------------------------------------------------------- */
 
 enum {
-  PONDER_EVENT_STARTED = 1,     /* prompt_tokens, of which cached_tokens need no work */
+  PONDER_EVENT_STARTED = 1,     /* prompt_tokens, of which cached_tokens need no work; the first
+                                   event, unless it is cancelled before it starts */
   PONDER_EVENT_PREFILL = 2,     /* progress: done_tokens of prompt_tokens */
   PONDER_EVENT_THOUGHT = 3,     /* text: a piece of the chain of thought */
   PONDER_EVENT_THOUGHT_END = 4, /* finish: who closed it: STOP (the model), BUDGET or HOST */

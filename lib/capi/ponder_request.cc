@@ -1,6 +1,5 @@
 // Requests: what to generate, and how. Setters check what can be checked without a model; the rest
 // is the session's submit.
-#include <cmath>
 #include <limits>
 
 #include "lib/capi/guard.h"
@@ -104,8 +103,8 @@ ponder_status ponder_request_set_min_p(ponder_request* r, float p) {
 
 ponder_status ponder_request_set_penalties(ponder_request* r, float repeat, float presence,
                                            float frequency) {
-  const bool valid = std::isfinite(repeat) && repeat > 0 && std::isfinite(presence) &&
-                     std::isfinite(frequency);
+  const bool valid =
+      within(repeat, 0.01F, 100) && within(presence, -100, 100) && within(frequency, -100, 100);
   return set(r, valid, [&](ponder::engine::Request& request) {
     request.repeat_penalty = repeat;
     request.presence_penalty = presence;
@@ -119,7 +118,7 @@ ponder_status ponder_request_set_logit_bias(ponder_request* r, const ponder_toke
                (tokens != nullptr && bias != nullptr && count <= capi::kMaxTokens);
   for (size_t i = 0; valid && i < count; ++i) {
     const bool forbids = bias[i] == -std::numeric_limits<float>::infinity();
-    valid = tokens[i] >= 0 && (forbids || std::isfinite(bias[i]));
+    valid = tokens[i] >= 0 && (forbids || within(bias[i], -1e6F, 1e6F));
   }
   return set(r, valid, [&](ponder::engine::Request& request) {
     std::vector<std::pair<int32_t, float>> pairs;

@@ -63,6 +63,7 @@ void Loader::count(const WeightData& data) const {
   Shared& s = *shared_;
   s.store->parameters += static_cast<uint64_t>(data.elements());
   s.store->bytes += static_cast<uint64_t>(dtype_bytes(data.dtype, data.elements()));
+  if (!s.status.ok()) return;  // stopped: the host has been asked for the last time
   if (s.progress && s.progress(s.store->bytes, std::max(s.total, s.store->bytes)) != 0) {
     fail(cancelled_error("loading was stopped by the progress callback"));
   }

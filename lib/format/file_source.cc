@@ -105,6 +105,7 @@ class FolderSource final : public FileSource {
       : folder_(std::move(folder)), path_(std::move(path)), mapping_(mapping) {}
 
   const std::string& where() const override { return path_; }
+  bool is_folder() const override { return true; }
 
   StatusOr<uint64_t> size(absl::string_view name) const override {
     PONDER_ASSIGN_OR_RETURN(std::shared_ptr<const OpenFile> file, open(name));

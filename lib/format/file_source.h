@@ -45,6 +45,8 @@ class FileSource {
 
   // What this is, for error texts: "/models/r1", "the host's IO".
   virtual const std::string& where() const = 0;
+  // Whether where() is a path, whose last part people know the model by.
+  virtual bool is_folder() const { return false; }
   // Bytes in the file; not_found_error when there is no such file.
   virtual StatusOr<uint64_t> size(absl::string_view name) const = 0;
   // Exactly bytes [offset, offset + n), else io_error.

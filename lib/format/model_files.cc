@@ -167,9 +167,10 @@ StatusOr<ModelFiles> open_model(std::shared_ptr<const FileSource> source,
   ModelFiles files;
   PONDER_RETURN_IF_ERROR(read_configuration(*source, &files));
   PONDER_RETURN_IF_ERROR(read_tokenizer(*source, &files));
+  files.name = options.name;
+  if (files.name.empty() && source->is_folder()) files.name = name_from_path(source->where());
   PONDER_ASSIGN_OR_RETURN(files.weights, open_weights(std::move(source), options.allocator));
   PONDER_ASSIGN_OR_RETURN(files.fingerprint, fingerprint(files));
-  files.name = options.name;
   if (files.name.empty()) {
     const auto it = files.config.find("_name_or_path");
     if (it != files.config.end() && it->is_string()) {
@@ -183,9 +184,7 @@ StatusOr<ModelFiles> open_model(std::shared_ptr<const FileSource> source,
 StatusOr<ModelFiles> open_model_path(absl::string_view path, const OpenOptions& options) {
   PONDER_ASSIGN_OR_RETURN(std::shared_ptr<const FileSource> source,
                           open_folder(path, options.mapping));
-  OpenOptions named = options;
-  if (named.name.empty()) named.name = name_from_path(path);
-  return open_model(std::move(source), named);
+  return open_model(std::move(source), options);
 }
 
 }  // namespace ponder

@@ -361,12 +361,16 @@ static void request_setters_check_their_values(void) {
   CHECK_INVALID(ponder_request_set_min_p(r, nan_value));
   CHECK_OK(ponder_request_set_penalties(r, 1.1f, -2, 2));
   CHECK_INVALID(ponder_request_set_penalties(r, 0, 0, 0));
+  CHECK_INVALID(ponder_request_set_penalties(r, 101, 0, 0));
+  CHECK_INVALID(ponder_request_set_penalties(r, 1, 101, 0));
   CHECK_INVALID(ponder_request_set_penalties(r, nan_value, 0, 0));
   CHECK_INVALID(ponder_request_set_penalties(r, 1, infinite, 0));
   CHECK_INVALID(ponder_request_set_penalties(r, 1, 0, nan_value));
   CHECK_OK(ponder_request_set_logit_bias(r, tokens, bias, 2));
   bias[1] = -infinite;
   CHECK_OK(ponder_request_set_logit_bias(r, tokens, bias, 2));
+  bias[1] = 2e6f;
+  CHECK_INVALID(ponder_request_set_logit_bias(r, tokens, bias, 2));
   bias[1] = infinite;
   CHECK_INVALID(ponder_request_set_logit_bias(r, tokens, bias, 2));
   bias[1] = nan_value;

@@ -44,7 +44,8 @@ static MAYBE_UNUSED void take_event(transcript *t, const ponder_event *ev) {
   CHECK((ev->tokens != NULL) == (ev->token_count != 0));
   CHECK(ev->prompt_tokens >= t->prompt_tokens && ev->thought_tokens >= t->thought_tokens &&
         ev->answer_tokens >= t->answer_tokens);
-  CHECK(ev->kind == PONDER_EVENT_STARTED || t->started);
+  CHECK(ev->kind == PONDER_EVENT_STARTED || t->started ||
+        (ev->kind == PONDER_EVENT_FINISHED && ev->finish == PONDER_FINISH_CANCELLED));
   t->prompt_tokens = ev->prompt_tokens;
   t->cached_tokens = ev->cached_tokens;
   t->thought_tokens = ev->thought_tokens;

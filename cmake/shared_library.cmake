@@ -25,6 +25,9 @@ target_link_options(ponder PRIVATE
   LINKER:--as-needed
   LINKER:-Bsymbolic
   LINKER:-z,relro,-z,now,-z,noexecstack
+  # Host threads keep small records of ours (Abseil's) that they free when they end, which may be
+  # after dlclose: the code stays mapped.
+  LINKER:-z,nodelete
   LINKER:--no-undefined)
 if(PONDER_SANITIZE STREQUAL "")
   # A host may bring another C++ runtime, or none. Sanitizers need to see the shared one.

@@ -6,8 +6,11 @@
 #include <limits>
 #include <numeric>
 #include <optional>
+#include <tuple>
+#include <utility>
 
 #include "lib/base/quote.h"
+#include "lib/format/file_checkpoint.h"
 #include "lib/format/json_reader.h"
 
 namespace ponder {
@@ -321,143 +324,12 @@ StatusOr<Header> read_header(const FileSource& source, absl::string_view file) {
   return header;
 }
 
-class SafetensorsCheckpoint final : public Checkpoint {
- public:
-  SafetensorsCheckpoint(std::shared_ptr<const FileSource> source, Allocator* allocator)
-      : source_(std::move(source)), allocator_(allocator) {}
-
-  // ---- while opening ----
-
-  // The file's number, for add().
-  StatusOr<uint32_t> add_file(absl::string_view file, const Header& header) {
-    PONDER_ASSIGN_OR_RETURN(std::shared_ptr<const FileView> view, source_->map(file));
-    if (view->size() != header.file_size) {
-      return io_error(where(), "/", excerpt(file, 255), ": changed from ", header.file_size, " to ",
-                      view->size(), " bytes while it was being opened");
-    }
-    files_.push_back({std::string(file), header.data_begin, std::move(view)});
-    return static_cast<uint32_t>(files_.size() - 1);
-  }
-
-  void add(uint32_t file, SafetensorsEntry entry) {
-    Tensor& tensor = tensors_.emplace_back();
-    tensor.name = std::move(entry.name);
-    tensor.type = find_type(entry.dtype);
-    tensor.file = file;
-    tensor.offset = files_[file].data_begin + entry.begin;
-    tensor.bytes = entry.end - entry.begin;
-    tensor.shape = std::move(entry.shape);
-    total_bytes_ += tensor.bytes;
-    parameters_ += tensor.bytes * 8 / tensor.type->bits;
-  }
-
-  // After the last add().
-  void finish() {
-    std::sort(tensors_.begin(), tensors_.end(),
-              [](const Tensor& a, const Tensor& b) { return a.name < b.name; });
-  }
-
-  // ---- Checkpoint ----
-
-  bool has(absl::string_view name) const override { return lookup(name) != nullptr; }
-
-  StatusOr<WeightData> find(absl::string_view name) const override {
-    PONDER_ASSIGN_OR_RETURN(const Tensor* tensor, entry(name));
-    const File& file = files_[tensor->file];
-    if (!tensor->type->dtype.has_value()) {
-      return unsupported_error(where(), "/", excerpt(file.name, 255), ": tensor ", quote(name),
-                               " is stored as ", tensor->type->name,
-                               "; weights must be F32, F16 or BF16: use such a version of the"
-                               " model");
-    }
-    WeightData weight;
-    weight.name = std::string(name);
-    weight.dtype = *tensor->type->dtype;
-    weight.shape = tensor->shape;
-    if (file.view->data() != nullptr) {
-      PONDER_RETURN_IF_ERROR(file.view->check());
-      const std::byte* data = file.view->data() + tensor->offset;
-      // Writers pad headers so that this holds; where one did not, a copy is the way out.
-      if (reinterpret_cast<uintptr_t>(data) % (tensor->type->bits / 8) == 0) {
-        weight.data = data;
-        weight.owner = file.view;
-        return weight;
-      }
-    }
-    PONDER_ASSIGN_OR_RETURN(Buffer made, Buffer::create(allocator_, tensor->bytes,
-                                                        absl::StrCat("tensor ", quote(name))));
-    auto buffer = std::make_shared<Buffer>(std::move(made));
-    PONDER_RETURN_IF_ERROR(read(name, 0, buffer->data(), tensor->bytes));
-    weight.data = buffer->data();
-    weight.owner = std::move(buffer);
-    return weight;
-  }
-
-  Status read(absl::string_view name, uint64_t offset, void* dst, uint64_t n) const override {
-    PONDER_ASSIGN_OR_RETURN(const Tensor* tensor, entry(name));
-    if (offset > tensor->bytes || n > tensor->bytes - offset) {
-      return invalid_argument_error("bytes ", offset, " to ", offset, " + ", n,
-                                    " wanted of tensor ", quote(name), ", which has ",
-                                    tensor->bytes);
-    }
-    const File& file = files_[tensor->file];
-    return in_context(source_->read(file.name, tensor->offset + offset, dst, n),
-                      absl::StrCat("reading tensor ", quote(name)));
-  }
-
-  StatusOr<TensorInfo> info(absl::string_view name) const override {
-    PONDER_ASSIGN_OR_RETURN(const Tensor* tensor, entry(name));
-    return TensorInfo{std::string(name), std::string(tensor->type->name), tensor->shape,
-                      tensor->bytes, files_[tensor->file].name};
-  }
-
-  std::vector<std::string> names() const override {
-    std::vector<std::string> names;
-    names.reserve(tensors_.size());
-    for (const Tensor& tensor : tensors_) names.push_back(tensor.name);
-    return names;
-  }
-
-  uint64_t total_bytes() const override { return total_bytes_; }
-  uint64_t parameters() const override { return parameters_; }
-  const std::string& where() const override { return source_->where(); }
-
- private:
-  struct File {
-    std::string name;
-    uint64_t data_begin;
-    std::shared_ptr<const FileView> view;
-  };
-  struct Tensor {
-    std::string name;
-    const ElementType* type;
-    uint32_t file;
-    uint64_t offset;  // from the start of the file
-    uint64_t bytes;
-    std::vector<int64_t> shape;
-  };
-
-  const Tensor* lookup(absl::string_view name) const {
-    const auto it = std::lower_bound(
-        tensors_.begin(), tensors_.end(), name,
-        [](const Tensor& tensor, absl::string_view wanted) { return tensor.name < wanted; });
-    return it != tensors_.end() && it->name == name ? &*it : nullptr;
-  }
-
-  StatusOr<const Tensor*> entry(absl::string_view name) const {
-    if (const Tensor* tensor = lookup(name); tensor != nullptr) return tensor;
-    return not_found_error(where(), ": there is no tensor ", quote(name), " among the ",
-                           tensors_.size(),
-                           " of this checkpoint; are all its files there, and is"
-                           " it of the architecture that config.json says?");
-  }
-
-  std::shared_ptr<const FileSource> source_;
-  Allocator* allocator_;
-  std::vector<File> files_;
-  std::vector<Tensor> tensors_;  // by name
-  uint64_t total_bytes_ = 0, parameters_ = 0;
-};
+void add_tensor(uint32_t file, uint64_t data_begin, SafetensorsEntry entry,
+                FileCheckpoint* checkpoint) {
+  const ElementType* type = find_type(entry.dtype);
+  checkpoint->add({std::move(entry.name), type->name, type->dtype, file, data_begin + entry.begin,
+                   entry.end - entry.begin, std::move(entry.shape)});
+}
 
 }  // namespace
 
@@ -532,9 +404,11 @@ StatusOr<std::unique_ptr<Checkpoint>> open_safetensors(std::shared_ptr<const Fil
                                                        absl::string_view file,
                                                        Allocator* allocator) {
   PONDER_ASSIGN_OR_RETURN(Header header, read_header(*source, file));
-  auto checkpoint = std::make_unique<SafetensorsCheckpoint>(std::move(source), allocator);
-  PONDER_ASSIGN_OR_RETURN(const uint32_t number, checkpoint->add_file(file, header));
-  for (SafetensorsEntry& entry : header.entries) checkpoint->add(number, std::move(entry));
+  auto checkpoint = std::make_unique<FileCheckpoint>(std::move(source), allocator);
+  PONDER_ASSIGN_OR_RETURN(const uint32_t number, checkpoint->add_file(file, header.file_size));
+  for (SafetensorsEntry& entry : header.entries) {
+    add_tensor(number, header.data_begin, std::move(entry), checkpoint.get());
+  }
   checkpoint->finish();
   return checkpoint;
 }
@@ -561,7 +435,7 @@ StatusOr<std::unique_ptr<Checkpoint>> open_sharded_safetensors(
   shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
 
   const FileSource& files = *source;
-  auto checkpoint = std::make_unique<SafetensorsCheckpoint>(std::move(source), allocator);
+  auto checkpoint = std::make_unique<FileCheckpoint>(std::move(source), allocator);
   for (absl::string_view shard : shards) {
     StatusOr<Header> header = read_header(files, shard);
     if (absl::IsNotFound(header.status())) {
@@ -570,9 +444,11 @@ StatusOr<std::unique_ptr<Checkpoint>> open_sharded_safetensors(
                              " weight files belong to this model)");
     }
     PONDER_RETURN_IF_ERROR(header.status());
-    PONDER_ASSIGN_OR_RETURN(const uint32_t number, checkpoint->add_file(shard, *header));
+    PONDER_ASSIGN_OR_RETURN(const uint32_t number, checkpoint->add_file(shard, header->file_size));
     for (SafetensorsEntry& entry : header->entries) {
-      if (wanted(entry.name, shard)) checkpoint->add(number, std::move(entry));
+      if (wanted(entry.name, shard)) {
+        add_tensor(number, header->data_begin, std::move(entry), checkpoint.get());
+      }
     }
   }
   checkpoint->finish();

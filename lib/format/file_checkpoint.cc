@@ -1,0 +1,109 @@
+#include "lib/format/file_checkpoint.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "lib/base/quote.h"
+
+namespace ponder {
+
+FileCheckpoint::FileCheckpoint(std::shared_ptr<const FileSource> source, Allocator* allocator)
+    : source_(std::move(source)), allocator_(allocator) {}
+
+StatusOr<uint32_t> FileCheckpoint::add_file(absl::string_view name, uint64_t size) {
+  PONDER_ASSIGN_OR_RETURN(std::shared_ptr<const FileView> view, source_->map(name));
+  if (view->size() != size) {
+    return io_error(where(), "/", excerpt(name, 255), ": changed from ", size, " to ", view->size(),
+                    " bytes while it was being opened");
+  }
+  files_.push_back({std::string(name), std::move(view)});
+  return static_cast<uint32_t>(files_.size() - 1);
+}
+
+void FileCheckpoint::add(StoredTensor tensor) {
+  uint64_t elements = 1;
+  for (int64_t d : tensor.shape) elements *= static_cast<uint64_t>(d);
+  total_bytes_ += tensor.bytes;
+  parameters_ += elements;
+  tensors_.push_back(std::move(tensor));
+}
+
+void FileCheckpoint::finish() {
+  std::sort(tensors_.begin(), tensors_.end(),
+            [](const StoredTensor& a, const StoredTensor& b) { return a.name < b.name; });
+}
+
+bool FileCheckpoint::has(absl::string_view name) const { return lookup(name) != nullptr; }
+
+StatusOr<WeightData> FileCheckpoint::find(absl::string_view name) const {
+  PONDER_ASSIGN_OR_RETURN(const StoredTensor* tensor, entry(name));
+  const File& file = files_[tensor->file];
+  if (!tensor->dtype.has_value()) {
+    return unsupported_error(where(), "/", excerpt(file.name, 255), ": tensor ", quote(name),
+                             " is stored as ", tensor->type,
+                             "; weights must be F32, F16 or BF16: use such a version of the model");
+  }
+  WeightData weight;
+  weight.name = std::string(name);
+  weight.dtype = *tensor->dtype;
+  weight.shape = tensor->shape;
+  if (file.view->data() != nullptr) {
+    PONDER_RETURN_IF_ERROR(file.view->check());
+    const std::byte* data = file.view->data() + tensor->offset;
+    // Writers pad headers so that this holds; where one did not, a copy is the way out.
+    if (reinterpret_cast<uintptr_t>(data) % static_cast<size_t>(dtype_info(weight.dtype).bytes) ==
+        0) {
+      weight.data = data;
+      weight.owner = file.view;
+      return weight;
+    }
+  }
+  PONDER_ASSIGN_OR_RETURN(
+      Buffer made, Buffer::create(allocator_, tensor->bytes, absl::StrCat("tensor ", quote(name))));
+  auto buffer = std::make_shared<Buffer>(std::move(made));
+  PONDER_RETURN_IF_ERROR(read(name, 0, buffer->data(), tensor->bytes));
+  weight.data = buffer->data();
+  weight.owner = std::move(buffer);
+  return weight;
+}
+
+Status FileCheckpoint::read(absl::string_view name, uint64_t offset, void* dst, uint64_t n) const {
+  PONDER_ASSIGN_OR_RETURN(const StoredTensor* tensor, entry(name));
+  if (offset > tensor->bytes || n > tensor->bytes - offset) {
+    return invalid_argument_error("bytes ", offset, " to ", offset, " + ", n, " wanted of tensor ",
+                                  quote(name), ", which has ", tensor->bytes);
+  }
+  const File& file = files_[tensor->file];
+  return in_context(source_->read(file.name, tensor->offset + offset, dst, n),
+                    absl::StrCat("reading tensor ", quote(name)));
+}
+
+StatusOr<TensorInfo> FileCheckpoint::info(absl::string_view name) const {
+  PONDER_ASSIGN_OR_RETURN(const StoredTensor* tensor, entry(name));
+  return TensorInfo{std::string(name), std::string(tensor->type), tensor->shape, tensor->bytes,
+                    files_[tensor->file].name};
+}
+
+std::vector<std::string> FileCheckpoint::names() const {
+  std::vector<std::string> names;
+  names.reserve(tensors_.size());
+  for (const StoredTensor& tensor : tensors_) names.push_back(tensor.name);
+  return names;
+}
+
+const StoredTensor* FileCheckpoint::lookup(absl::string_view name) const {
+  const auto it = std::lower_bound(
+      tensors_.begin(), tensors_.end(), name,
+      [](const StoredTensor& tensor, absl::string_view wanted) { return tensor.name < wanted; });
+  return it != tensors_.end() && it->name == name ? &*it : nullptr;
+}
+
+StatusOr<const StoredTensor*> FileCheckpoint::entry(absl::string_view name) const {
+  if (const StoredTensor* tensor = lookup(name); tensor != nullptr) return tensor;
+  return not_found_error(where(), ": there is no tensor ", quote(name), " among the ",
+                         tensors_.size(),
+                         " of this checkpoint; are all its files there, and is it"
+                         " of the architecture that its configuration says?");
+}
+
+}  // namespace ponder

@@ -16,6 +16,6 @@ if ! { cmake --preset release >"$log" 2>&1 && cmake --build --preset release --t
   exit 1
 fi
 ponder=build/release/tools/ponder
-[ $# -gt 0 ] || set -- "Use the numbers 25, 4, 7 and 3 to make 96."
+[ $# -gt 0 ] || set -- --seed 1 "Use 3, 7 and 21 to make 42."
 echo "quickstart: $ponder run" "$@" >&2
 exec "$ponder" run "$@"

@@ -31,6 +31,7 @@ struct PipeClosed : std::exception {};
 // Throws Failure when `status` is one. For calls that bring no words of their own; `what` names the
 // option or the input, and what it must be.
 inline void check(ponder_status status, const std::string& what) {
+  if (status == PONDER_ERR_INVALID_ARGUMENT) throw Failure(what + " is malformed or out of range");
   if (status < 0) throw Failure(what + ": " + ponder_status_name(status));
 }
 inline void check(const Error& error, const std::string& what) { check(error.status(), what); }

@@ -33,7 +33,7 @@ void add_tokenize(CLI::App& app) {
                           (args->add_special ? PONDER_TOKENIZE_ADD_SPECIAL : 0);
     Error error;
     const std::vector<ponder_token> tokens = loaded.model.tokenize(text, flags, &error);
-    check(error, "tokenizing standard input (is it UTF-8?)");
+    check(error, "the text on standard input (is it UTF-8?)");
     output().json_line(tokens);
   });
 }
@@ -52,7 +52,8 @@ void add_detokenize(CLI::App& app) {
     const Loaded loaded = args->load();
     Error error;
     const std::string text = loaded.model.detokenize(tokens, &error);
-    check(error, "turning tokens into text (they must be below the vocabulary's size)");
+    check(error, "a token id (the vocabulary has " +
+                     std::to_string(loaded.model.info().vocabulary) + ")");
     output().write(text);
     output().flush();
   });

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "lib/base/json_memory.h"
 #include "lib/base/status.h"
 #include "nlohmann/json.hpp"
 

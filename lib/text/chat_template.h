@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "lib/base/json_memory.h"
 #include "lib/base/status.h"
 #include "lib/text/chat.h"
 #include "lib/text/tool_calls.h"

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "lib/base/json_memory.h"
 #include "lib/base/status.h"
 #include "nlohmann/json.hpp"
 

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "lib/base/json_memory.h"
 #include "lib/base/status.h"
 #include "lib/text/jinja_context.h"
 #include "nlohmann/json.hpp"

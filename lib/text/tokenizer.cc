@@ -22,7 +22,9 @@ constexpr int64_t kMaxVocabulary = 1 << 22;
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
 constexpr int64_t kMaxStrip = 1 << 20;
 constexpr size_t kMaxSteps = 32;
-constexpr size_t kMaxTokenBytes = 1 << 16;  // of a decoded token, where decoders make it longer
+// What decoders may make of one token, and of all in proportion to their spelling.
+constexpr size_t kMaxTokenBytes = 1 << 16;
+constexpr size_t kDecodedGrowth = 16;
 
 std::string in_quotes(absl::string_view text) {
   std::string shown = replace_invalid_utf8(text.substr(0, 48));
@@ -337,6 +339,7 @@ Status Tokenizer::Tables::build_bytes(const TokenizerSpec& spec) {
   }
 
   byte_ends.reserve(spelling.size());
+  size_t spelled = 0;
   std::string bytes;
   for (size_t id = 0; id < spelling.size(); ++id) {
     if (flags[id] == 0) {
@@ -350,9 +353,9 @@ Status Tokenizer::Tables::build_bytes(const TokenizerSpec& spec) {
       const TokenizerSpec::Decoder& decoder = spec.decoders[i];
       switch (decoder.kind) {
         case Kind::kByteLevel: {
-          std::string spelled;
+          std::string meant;
           // A token with any other character in it is taken as it is.
-          if (is_valid_utf8(bytes) && append_spelled_bytes(spelled, bytes)) bytes = spelled;
+          if (is_valid_utf8(bytes) && append_spelled_bytes(meant, bytes)) bytes = meant;
           break;
         }
         case Kind::kReplace:
@@ -385,8 +388,10 @@ Status Tokenizer::Tables::build_bytes(const TokenizerSpec& spec) {
       }
     }
     byte_pool += bytes;
-    if (byte_pool.size() > UINT32_MAX / 2) {
-      return unsupported_error("the tokens' bytes take more than 2 GiB");
+    spelled += spelling[id].size();
+    if (byte_pool.size() > kDecodedGrowth * spelled + kMaxTokenBytes) {
+      return unsupported_error("the decoders blow tokens of ", spelled, " bytes up to ",
+                               byte_pool.size());
     }
     byte_ends.push_back(static_cast<uint32_t>(byte_pool.size()));
   }

@@ -64,7 +64,9 @@ class Tokenizer {
                                         const EncodeOptions& options = {}) const;
 
   // The bytes of the text: all of them, so a code point cut in half by the ids stays cut in half
-  // (replace_invalid_utf8 of utf8.h makes text of it). Unknown ids leave nothing.
+  // (replace_invalid_utf8 of utf8.h makes text of it, which is the reference's text but for byte
+  // fallback: there the reference gives up all bytes of a run that has a broken character in it).
+  // Unknown ids leave nothing.
   std::string decode(std::span<const int32_t> ids, const DecodeOptions& options = {}) const;
 
   // The bytes that a token contributes in the middle of a text; empty for unknown ids. Points into

@@ -190,6 +190,16 @@ TEST(HostileTokenizerText, ReplacingCannotBlowATextUpWithoutEnd) {
   EXPECT_EQ(load(spec.dump()).code(), kUnsupported);
 }
 
+TEST(HostileTokenizerText, DecodersCannotBlowTheVocabularyUp) {
+  Json spec = small();
+  for (int i = 0; i < 1000; ++i) {
+    spec["model"]["vocab"][std::string("a") + std::to_string(i)] = 100 + i;
+  }
+  spec["decoder"] = {
+      {"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(60000, 'b')}};
+  EXPECT_EQ(load(spec.dump()).code(), kUnsupported) << load(spec.dump());
+}
+
 TEST(HostileTokenizerText, UnknownCharactersWithoutUnknownToken) {
   Json spec = small();
   auto tokenizer = Tokenizer::from_json(spec.dump());

@@ -42,6 +42,14 @@ const char* role_name(Role role) {
   return nullptr;
 }
 
+// Filled after it exists: a braced list that runs out of memory halfway loses what it has.
+OrderedJson message(const char* role, absl::string_view content) {
+  OrderedJson made = OrderedJson::object();
+  made["role"] = role;
+  made["content"] = std::string(content);
+  return made;
+}
+
 Status check_list_of_objects(const OrderedJson& json, absl::string_view what) {
   if (!json.is_array()) return corrupt_error(what, " must be a JSON array");
   for (size_t i = 0; i < json.size(); ++i) {
@@ -71,7 +79,7 @@ Status Chat::add(Role role, absl::string_view text) {
     return invalid_argument_error("role ", static_cast<int32_t>(role), " does not exist");
   }
   PONDER_RETURN_IF_ERROR(check_utf8(text, "the message"));
-  messages_.push_back(OrderedJson::object({{"role", name}, {"content", std::string(text)}}));
+  messages_.push_back(message(name, text));
   return OkStatus();
 }
 
@@ -79,23 +87,23 @@ Status Chat::add_assistant(absl::string_view thought, absl::string_view answer,
                            absl::string_view tool_calls) {
   PONDER_RETURN_IF_ERROR(check_utf8(thought, "the thought"));
   PONDER_RETURN_IF_ERROR(check_utf8(answer, "the answer"));
-  OrderedJson message = OrderedJson::object({{"role", "assistant"}, {"content", std::string(answer)}});
-  if (!thought.empty()) message["reasoning_content"] = std::string(thought);
+  OrderedJson turn = message("assistant", answer);
+  if (!thought.empty()) turn["reasoning_content"] = std::string(thought);
   if (!tool_calls.empty()) {
     PONDER_ASSIGN_OR_RETURN(OrderedJson calls, parse(tool_calls, "the tool calls"));
     PONDER_RETURN_IF_ERROR(check_list_of_objects(calls, "the tool calls"));
-    message["tool_calls"] = std::move(calls);
+    turn["tool_calls"] = std::move(calls);
   }
-  messages_.push_back(std::move(message));
+  messages_.push_back(std::move(turn));
   return OkStatus();
 }
 
 Status Chat::add_tool_result(absl::string_view call_id, absl::string_view text) {
   PONDER_RETURN_IF_ERROR(check_utf8(call_id, "the call's id"));
   PONDER_RETURN_IF_ERROR(check_utf8(text, "the tool's result"));
-  OrderedJson message = OrderedJson::object({{"role", "tool"}, {"content", std::string(text)}});
-  if (!call_id.empty()) message["tool_call_id"] = std::string(call_id);
-  messages_.push_back(std::move(message));
+  OrderedJson result = message("tool", text);
+  if (!call_id.empty()) result["tool_call_id"] = std::string(call_id);
+  messages_.push_back(std::move(result));
   return OkStatus();
 }
 

@@ -27,8 +27,18 @@ std::tm local_now() {
   return out;
 }
 
+// JSON here is filled after it exists: a braced list that runs out of memory halfway loses what it
+// already has.
 OrderedJson message(absl::string_view role, absl::string_view content) {
-  return OrderedJson::object({{"role", std::string(role)}, {"content", std::string(content)}});
+  OrderedJson made = OrderedJson::object();
+  made["role"] = std::string(role);
+  made["content"] = std::string(content);
+  return made;
+}
+OrderedJson variable(const char* name, bool value) {
+  OrderedJson made = OrderedJson::object();
+  made[name] = value;
+  return made;
 }
 
 // The thought that `prompt` opens and does not close, with the white space behind it.
@@ -153,14 +163,15 @@ void ChatTemplate::find_facts(absl::string_view source) {
     return render_json(messages, tools, variables, generation, options, kProbeSteps)
         .value_or("");
   };
-  const OrderedJson user = OrderedJson::array({message("user", "ponder-asks")});
+  OrderedJson user = OrderedJson::array();
+  user.push_back(message("user", "ponder-asks"));
 
   facts_.opened_thought = open_thought(prompt(user, nullptr, empty, true));
   facts_.opened_thought_on = facts_.opened_thought;
   for (const char* name : {"enable_thinking", "thinking"}) {
     if (!reads(name)) continue;
-    const OrderedJson on = OrderedJson::object({{name, true}});
-    const OrderedJson off = OrderedJson::object({{name, false}});
+    const OrderedJson on = variable(name, true);
+    const OrderedJson off = variable(name, false);
     const std::string with = prompt(user, nullptr, on, true);
     if (with == prompt(user, nullptr, off, true)) continue;
     facts_.thinking_variable = name;
@@ -168,30 +179,28 @@ void ChatTemplate::find_facts(absl::string_view source) {
     break;
   }
 
-  const OrderedJson system =
-      OrderedJson::array({message("system", "ponder-rules"), message("user", "ponder-asks")});
+  OrderedJson system = OrderedJson::array();
+  system.push_back(message("system", "ponder-rules"));
+  system.push_back(user[0]);
   facts_.shows_system = absl::StrContains(prompt(system, nullptr, empty, true), "ponder-rules");
 
-  const OrderedJson tools = OrderedJson::array({OrderedJson::object(
-      {{"type", "function"},
-       {"function",
-        OrderedJson::object({{"name", "ponder_tool"},
-                             {"description", "d"},
-                             {"parameters", OrderedJson::object({{"type", "object"}})}})}})});
+  const OrderedJson tools = OrderedJson::parse(
+      R"([{"type":"function","function":
+           {"name":"ponder_tool","description":"d","parameters":{"type":"object"}}}])");
   facts_.shows_tools = absl::StrContains(prompt(user, tools, empty, true), "ponder_tool");
 
   // Some templates take the arguments as text, some as an object.
   for (const OrderedJson& arguments : {OrderedJson("{}"), OrderedJson::object()}) {
     OrderedJson calling = message("assistant", "");
-    calling["tool_calls"] = OrderedJson::array({OrderedJson::object(
-        {{"id", "call00001"},
-         {"type", "function"},
-         {"function",
-          OrderedJson::object({{"name", "ponder_tool"}, {"arguments", arguments}})}})});
+    calling["tool_calls"] = OrderedJson::parse(
+        R"([{"id":"call00001","type":"function","function":{"name":"ponder_tool"}}])");
+    calling["tool_calls"][0]["function"]["arguments"] = arguments;
     OrderedJson result = message("tool", "ponder-result");
     result["tool_call_id"] = "call00001";
     result["name"] = "ponder_tool";
-    const OrderedJson chat = OrderedJson::array({user[0], calling, result});
+    OrderedJson chat = user;
+    chat.push_back(std::move(calling));
+    chat.push_back(std::move(result));
     if (absl::StrContains(prompt(chat, nullptr, empty, true), "ponder-result")) {
       facts_.shows_tool_results = true;
       break;

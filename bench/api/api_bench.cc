@@ -1,5 +1,6 @@
-// Whole models through the public API: prefill, decode alone and in batches, the pause a host-driven
-// frame makes, and the time from submit to the first token of a prompt that is already cached.
+// Whole models through the public API: prefill, decode alone and in batches, the pause a
+// host-driven frame makes, and the time from submit to the first token of a prompt that is already
+// cached.
 //
 //   api_bench [MODEL] [Google Benchmark's options]
 //
@@ -33,8 +34,8 @@ const Loaded& model() {
 }
 
 void set_rate(benchmark::State& state, int64_t tokens) {
-  state.counters["tokens/s"] = benchmark::Counter(
-      static_cast<double>(tokens * state.iterations()), benchmark::Counter::kIsRate);
+  state.counters["tokens/s"] = benchmark::Counter(static_cast<double>(tokens * state.iterations()),
+                                                  benchmark::Counter::kIsRate);
 }
 
 void prefill(benchmark::State& state) {
@@ -108,7 +109,12 @@ void host_driven_frame(benchmark::State& state) {
   }
   state.counters["longest_us"] = longest_us;
 }
-BENCHMARK(host_driven_frame)->ArgName("budget_us")->Arg(500)->Arg(2000)->UseRealTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK(host_driven_frame)
+    ->ArgName("budget_us")
+    ->Arg(500)
+    ->Arg(2000)
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond);
 
 }  // namespace
 }  // namespace ponder::tool

@@ -40,11 +40,12 @@ const Puzzle kPuzzle{{3, 7, 21}, 42};
 
 TEST(PuzzleSolved, AcceptsEveryWayOfWritingIt) {
   for (const char* answer : {"21*(7-3)/2 = 42", "(7-3)*21 = 42"}) {
-    EXPECT_FALSE(puzzle_solved(answer, kPuzzle)) << answer;  // right numbers, wrong value; or neither
+    EXPECT_FALSE(puzzle_solved(answer, kPuzzle))
+        << answer;  // right numbers, wrong value; or neither
   }
   const Puzzle sum{{1, 16, 4}, 21};
-  for (const char* answer :
-       {"16+1+4 = 21", "16+1+4=21", "  16 + (1+4) = 21 \n", "\n\n4+16+1 =21", "(((16)))+4+1 = 21"}) {
+  for (const char* answer : {"16+1+4 = 21", "16+1+4=21", "  16 + (1+4) = 21 \n", "\n\n4+16+1 =21",
+                             "(((16)))+4+1 = 21"}) {
     EXPECT_TRUE(puzzle_solved(answer, sum)) << answer;
   }
 }
@@ -57,12 +58,31 @@ TEST(PuzzleSolved, ComputesExactly) {
 
 TEST(PuzzleSolved, RefusesWhatIsNotAnAnswer) {
   const Puzzle sum{{1, 16, 4}, 21};
-  for (const char* answer : {
-           "", "=", "= 21", "21 = 21", "16+1+4", "16+1+4 = ", "16+1+4 = 22", "16+1+4 = 021",
-           "16+4+1+0 = 21", "16+1 = 21", "16+1+4+4-4 = 21", "1+6+1+4 = 21", "16+1+4 = 21 = 21",
-           "The answer is 16+1+4 = 21", "16+1+4 = 21.", "16+1+4 == 21", "16+1+4 = 21 21",
-           "(16+1+4 = 21", "16+1+4) = 21", "16 1+4 = 21", "16+01+4 = 21", "16+1*4/0 = 21",
-           "16**1+4+1 = 21", "16//1+4+1 = 21", "16+1+4\n= 21"}) {
+  for (const char* answer : {"",
+                             "=",
+                             "= 21",
+                             "21 = 21",
+                             "16+1+4",
+                             "16+1+4 = ",
+                             "16+1+4 = 22",
+                             "16+1+4 = 021",
+                             "16+4+1+0 = 21",
+                             "16+1 = 21",
+                             "16+1+4+4-4 = 21",
+                             "1+6+1+4 = 21",
+                             "16+1+4 = 21 = 21",
+                             "The answer is 16+1+4 = 21",
+                             "16+1+4 = 21.",
+                             "16+1+4 == 21",
+                             "16+1+4 = 21 21",
+                             "(16+1+4 = 21",
+                             "16+1+4) = 21",
+                             "16 1+4 = 21",
+                             "16+01+4 = 21",
+                             "16+1*4/0 = 21",
+                             "16**1+4+1 = 21",
+                             "16//1+4+1 = 21",
+                             "16+1+4\n= 21"}) {
     EXPECT_FALSE(puzzle_solved(answer, sum)) << answer;
   }
 }

@@ -32,14 +32,15 @@ std::vector<double> repeated(const BenchArguments& args, const char* what, uint6
                              uint64_t prompt_tokens, Measure measure) {
   std::vector<double> rates;
   for (uint32_t i = 0; i <= args.repetitions; ++i) {
-    diagnostics().progress(std::string(what) + (i == 0 ? ": warming up" : ": " + std::to_string(i) +
-                           " of " + std::to_string(args.repetitions)));
+    diagnostics().progress(std::string(what) + (i == 0 ? ": warming up"
+                                                       : ": " + std::to_string(i) + " of " +
+                                                             std::to_string(args.repetitions)));
     const Timing timing = measure();
     if (i == 0) continue;
     if (timing.prompt_tokens_computed != prompt_tokens) {
-      diagnostics().line("ponder: " + std::string(what) + ": " +
-                         std::to_string(timing.prompt_tokens_computed) + " prompt tokens were computed, " +
-                         std::to_string(prompt_tokens) + " were meant to be");
+      diagnostics().line(
+          "ponder: " + std::string(what) + ": " + std::to_string(timing.prompt_tokens_computed) +
+          " prompt tokens were computed, " + std::to_string(prompt_tokens) + " were meant to be");
     }
     rates.push_back(static_cast<double>(tokens) / timing.seconds);
   }
@@ -49,9 +50,10 @@ std::vector<double> repeated(const BenchArguments& args, const char* what, uint6
 
 Json part_json(uint32_t tokens, const std::vector<double>& rates) {
   const Spread spread = spread_of(rates);
-  return {{"tokens", tokens},
-          {"tokens_per_s",
-           {{"median", spread.median}, {"min", spread.min}, {"max", spread.max}, {"samples", rates}}}};
+  return {
+      {"tokens", tokens},
+      {"tokens_per_s",
+       {{"median", spread.median}, {"min", spread.min}, {"max", spread.max}, {"samples", rates}}}};
 }
 
 std::string part_line(const char* what, const std::string& of, const std::vector<double>& rates) {
@@ -63,10 +65,12 @@ std::string part_line(const char* what, const std::string& of, const std::vector
 void run(const BenchArguments& args) {
   const Loaded loaded = args.model.load();
   const uint32_t context = loaded.model.info().context;
-  const uint64_t needed = std::max(uint64_t{args.prompt} + 1, uint64_t{args.depth} + args.generate + 1);
+  const uint64_t needed =
+      std::max(uint64_t{args.prompt} + 1, uint64_t{args.depth} + args.generate + 1);
   if (needed > context) {
-    throw Failure("the measurement needs " + std::to_string(needed) + " tokens and the context holds " +
-                  std::to_string(context) + "; choose smaller -p, -d or -n");
+    throw Failure("the measurement needs " + std::to_string(needed) +
+                  " tokens and the context holds " + std::to_string(context) +
+                  "; choose smaller -p, -d or -n");
   }
   Meter meter(loaded.model, args.batch, args.seed);
   std::vector<double> prefill, decode;
@@ -99,9 +103,9 @@ void run(const BenchArguments& args) {
     output().write(part_line("prefill ", std::to_string(args.prompt) + batch, prefill));
   }
   if (args.generate > 0) {
-    output().write(part_line("decode  ",
-                             std::to_string(args.generate) + batch + " at " + std::to_string(args.depth),
-                             decode));
+    output().write(part_line(
+        "decode  ", std::to_string(args.generate) + batch + " at " + std::to_string(args.depth),
+        decode));
   }
   output().write("loaded in " + human_number(loaded.load_s) + " s, at most " +
                  human_bytes(peak_rss_bytes()) + " resident\n");
@@ -128,11 +132,14 @@ void add_bench(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::Range(1, 1024))
       ->group(group);
-  command->add_option("-r,--repetitions", args->repetitions, "Measured runs after one that warms up")
+  command
+      ->add_option("-r,--repetitions", args->repetitions, "Measured runs after one that warms up")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000))
       ->group(group);
-  command->add_option("--seed", args->seed, "Of the random prompts")->capture_default_str()->group(group);
+  command->add_option("--seed", args->seed, "Of the random prompts")
+      ->capture_default_str()
+      ->group(group);
   command->add_flag("--json", args->json, "One JSON object")->group(group);
   args->model.add_options(*command);
   add_examples(*command,

@@ -31,9 +31,7 @@ struct ChatArguments {
 
 class Conversation {
  public:
-  Conversation(ChatArguments& args, const Model& model) : args_(args), session_(model) {
-    reset();
-  }
+  Conversation(ChatArguments& args, const Model& model) : args_(args), session_(model) { reset(); }
 
   // One line of the user's; false: leave.
   bool take(std::string_view line) {
@@ -44,7 +42,8 @@ class Conversation {
     }
     const size_t blank = line.find(' ');
     const std::string_view name = line.substr(0, blank);
-    std::string_view rest = blank == std::string_view::npos ? std::string_view() : line.substr(blank);
+    std::string_view rest =
+        blank == std::string_view::npos ? std::string_view() : line.substr(blank);
     rest.remove_prefix(std::min(rest.find_first_not_of(' '), rest.size()));
     return command(name, rest);
   }
@@ -90,7 +89,8 @@ class Conversation {
   void reset() {
     chat_ = Chat();
     if (!args_.system.empty()) {
-      check(ponder_chat_add(chat_.get(), PONDER_ROLE_SYSTEM, args_.system.data(), args_.system.size()),
+      check(ponder_chat_add(chat_.get(), PONDER_ROLE_SYSTEM, args_.system.data(),
+                            args_.system.size()),
             "the system message (is it UTF-8?)");
     }
   }
@@ -163,11 +163,12 @@ void add_chat(CLI::App& app) {
   command->add_flag("-q,--quiet", args->quiet, "No statistics");
   args->sampling.add_options(*command);
   args->model.add_options(*command);
-  add_examples(*command, std::string("  ponder chat\n"
-                                     "  ponder chat ~/models/R1-Distill-Qwen-1.5B --think-hard 2000\n"
-                                     "  printf 'Use 3, 7 and 21 to make 42.\\n' | ponder chat -q\n"
-                                     "Inside:\n") +
-                             kHelp);
+  add_examples(*command,
+               std::string("  ponder chat\n"
+                           "  ponder chat ~/models/R1-Distill-Qwen-1.5B --think-hard 2000\n"
+                           "  printf 'Use 3, 7 and 21 to make 42.\\n' | ponder chat -q\n"
+                           "Inside:\n") +
+                   kHelp);
   command->callback([args] { run(*args); });
 }
 

@@ -69,10 +69,14 @@ struct Move {
 
 std::optional<int64_t> apply(int64_t a, int64_t b, char op) {
   switch (op) {
-    case '+': return a + b;
-    case '-': return a - b;
-    case '*': return a * b;
-    default: return b != 0 && a % b == 0 ? std::optional(a / b) : std::nullopt;
+    case '+':
+      return a + b;
+    case '-':
+      return a - b;
+    case '*':
+      return a * b;
+    default:
+      return b != 0 && a % b == 0 ? std::optional(a / b) : std::nullopt;
   }
 }
 
@@ -119,10 +123,14 @@ std::optional<Fraction> reduced(Wide num, Wide den) {
 std::optional<Fraction> combine(Fraction a, Fraction b, char op) {
   const Wide an = a.num, ad = a.den, bn = b.num, bd = b.den;
   switch (op) {
-    case '+': return reduced(an * bd + bn * ad, ad * bd);
-    case '-': return reduced(an * bd - bn * ad, ad * bd);
-    case '*': return reduced(an * bn, ad * bd);
-    default: return reduced(an * bd, ad * bn);
+    case '+':
+      return reduced(an * bd + bn * ad, ad * bd);
+    case '-':
+      return reduced(an * bd - bn * ad, ad * bd);
+    case '*':
+      return reduced(an * bn, ad * bd);
+    default:
+      return reduced(an * bd, ad * bn);
   }
 }
 
@@ -241,7 +249,8 @@ Puzzle make_puzzle(PythonRandom& random) {
       left = std::move(rest);
     }
     puzzle.target = left.back();
-    if (left.size() == 1 && puzzle.target >= kTargetMin && puzzle.target <= kTargetMax) return puzzle;
+    if (left.size() == 1 && puzzle.target >= kTargetMin && puzzle.target <= kTargetMax)
+      return puzzle;
   }
 }
 
@@ -253,9 +262,12 @@ std::string puzzle_prompt(const Puzzle& puzzle, PythonRandom& random) {
   }
   const std::string target = std::to_string(puzzle.target);
   switch (random.below(3)) {
-    case 0: return "Use " + numbers + " to make " + target + ".";
-    case 1: return "Make " + target + " from " + numbers + ".";
-    default: return "Using the numbers " + numbers + ", reach " + target + ".";
+    case 0:
+      return "Use " + numbers + " to make " + target + ".";
+    case 1:
+      return "Make " + target + " from " + numbers + ".";
+    default:
+      return "Using the numbers " + numbers + ", reach " + target + ".";
   }
 }
 
@@ -272,6 +284,8 @@ bool puzzle_solved(std::string_view answer, const Puzzle& puzzle) {
   return result->literals == wanted;
 }
 
-std::optional<Evaluated> evaluate(std::string_view expression) { return Parser(expression).whole(); }
+std::optional<Evaluated> evaluate(std::string_view expression) {
+  return Parser(expression).whole();
+}
 
 }  // namespace ponder::tool

@@ -1,7 +1,8 @@
 // Countdown puzzles: three numbers, a target, and an exact check of an answer.
 //
 // The same definition, puzzle for puzzle, as the Python script that the shipped model was trained
-// and measured with: a seed gives the puzzles and the prompts that `random.Random(seed)` gives there.
+// and measured with: a seed gives the puzzles and the prompts that `random.Random(seed)` gives
+// there.
 //
 // Values only; no threads.
 #pragma once
@@ -54,8 +55,8 @@ struct Evaluated {
   std::vector<int64_t> literals;  // in the order of the text
 };
 
-// The value of an arithmetic expression of integers, + - * / and parentheses; nullopt when it is not
-// one, divides by zero, nests deeper than 64 or leaves the range of 64-bit fractions.
+// The value of an arithmetic expression of integers, + - * / and parentheses; nullopt when it is
+// not one, divides by zero, nests deeper than 64 or leaves the range of 64-bit fractions.
 std::optional<Evaluated> evaluate(std::string_view expression);
 
 }  // namespace ponder::tool

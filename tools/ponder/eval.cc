@@ -156,8 +156,8 @@ class Evaluation {
            << '\n';
     }
     diagnostics().progress("countdown: " + std::to_string(tally_.done) + " of " +
-                           std::to_string(questions_.size()) + ", " + std::to_string(tally_.solved) +
-                           " solved");
+                           std::to_string(questions_.size()) + ", " +
+                           std::to_string(tally_.solved) + " solved");
   }
 
   const EvalArguments& args_;
@@ -174,7 +174,8 @@ void run(const EvalArguments& args) {
   const Loaded loaded = args.model.load();
   const auto begin = std::chrono::steady_clock::now();
   const Tally tally = Evaluation(args, loaded, news).run();
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   diagnostics().clear_progress();
 
   const double n = tally.done;
@@ -196,12 +197,12 @@ void run(const EvalArguments& args) {
                         {"tokens_per_s", tokens_per_s}});
     return;
   }
-  output().write("solved " + std::to_string(tally.solved) + " of " + std::to_string(tally.done) + ": " +
-                 human_number(rate) + " (standard error " + human_number(standard_error) + ")\n" +
-                 "thought tokens " + human_number(thought_mean) + " on average, thought closed in " +
-                 human_number(100 * closed) + "%\n" + human_number(seconds) + " s, " +
-                 human_number(tokens_per_s) + " tokens/s over " + std::to_string(args.sessions) +
-                 " sessions\n");
+  output().write("solved " + std::to_string(tally.solved) + " of " + std::to_string(tally.done) +
+                 ": " + human_number(rate) + " (standard error " + human_number(standard_error) +
+                 ")\n" + "thought tokens " + human_number(thought_mean) +
+                 " on average, thought closed in " + human_number(100 * closed) + "%\n" +
+                 human_number(seconds) + " s, " + human_number(tokens_per_s) + " tokens/s over " +
+                 std::to_string(args.sessions) + " sessions\n");
   output().flush();
 }
 
@@ -210,8 +211,8 @@ void run(const EvalArguments& args) {
 void add_eval(CLI::App& app) {
   CLI::App* command = app.add_subcommand("eval", "Measure how well a model reasons");
   command->require_subcommand(1);
-  CLI::App* countdown =
-      command->add_subcommand("countdown", "Three numbers and a target; every answer is checked exactly");
+  CLI::App* countdown = command->add_subcommand(
+      "countdown", "Three numbers and a target; every answer is checked exactly");
   const auto args = std::make_shared<EvalArguments>();
   args->sampling.max_tokens = 512;
   args->model.add_positional(*countdown);
@@ -224,13 +225,15 @@ void add_eval(CLI::App& app) {
   countdown->add_option("--log", args->log_file, "Write a JSON object a puzzle")->type_name("FILE");
   countdown->add_flag("--json", args->json, "One JSON object");
   args->sampling.add_options(*countdown, /*with_seed=*/false);
-  countdown->add_option("--seed", args->seed, "Of the puzzles and of the sampling")->capture_default_str();
+  countdown->add_option("--seed", args->seed, "Of the puzzles and of the sampling")
+      ->capture_default_str();
   args->model.add_options(*countdown);
-  add_examples(*countdown,
-               "  ponder eval countdown\n"
-               "  ponder eval countdown -n 300 --seed 2024 --greedy\n"
-               "      The puzzles that the shipped model's stated figures were measured on.\n"
-               "  ponder eval countdown ~/models/R1-Distill-Qwen-1.5B -n 50 --max-tokens 4000 --json");
+  add_examples(
+      *countdown,
+      "  ponder eval countdown\n"
+      "  ponder eval countdown -n 300 --seed 2024 --greedy\n"
+      "      The puzzles that the shipped model's stated figures were measured on.\n"
+      "  ponder eval countdown ~/models/R1-Distill-Qwen-1.5B -n 50 --max-tokens 4000 --json");
   countdown->callback([args] { run(*args); });
 }
 

@@ -37,9 +37,10 @@ Json top_logprobs(const ponder_event& event) {
 }
 
 Json piece_json(const char* name, const ponder_event& event) {
-  Json json = {{"event", name},
-               {"text", text_of(event.text)},
-               {"tokens", std::vector<ponder_token>(event.tokens, event.tokens + event.token_count)}};
+  Json json = {
+      {"event", name},
+      {"text", text_of(event.text)},
+      {"tokens", std::vector<ponder_token>(event.tokens, event.tokens + event.token_count)}};
   if (event.logprobs != nullptr) json["logprobs"] = token_logprobs(event);
   if (event.top_count > 0) json["top"] = top_logprobs(event);
   return json;
@@ -71,14 +72,21 @@ void collect(const ponder_event& event, Outcome& outcome) {
   outcome.thought_tokens = event.thought_tokens;
   outcome.answer_tokens = event.answer_tokens;
   switch (event.kind) {
-    case PONDER_EVENT_THOUGHT: outcome.thought += text_of(event.text); break;
-    case PONDER_EVENT_THOUGHT_END: outcome.thought_end = event.finish; break;
-    case PONDER_EVENT_ANSWER: outcome.answer += text_of(event.text); break;
+    case PONDER_EVENT_THOUGHT:
+      outcome.thought += text_of(event.text);
+      break;
+    case PONDER_EVENT_THOUGHT_END:
+      outcome.thought_end = event.finish;
+      break;
+    case PONDER_EVENT_ANSWER:
+      outcome.answer += text_of(event.text);
+      break;
     case PONDER_EVENT_FINISHED:
       outcome.finish = event.finish;
       outcome.tokens.assign(event.tokens, event.tokens + event.token_count);
       break;
-    default: break;
+    default:
+      break;
   }
 }
 
@@ -117,13 +125,20 @@ Outcome follow(Generation& generation, const std::function<void(const ponder_eve
 
 const char* finish_name(int32_t finish) {
   switch (finish) {
-    case PONDER_FINISH_STOP: return "stop";
-    case PONDER_FINISH_LENGTH: return "length";
-    case PONDER_FINISH_TOOL: return "tool";
-    case PONDER_FINISH_CANCELLED: return "cancelled";
-    case PONDER_FINISH_BUDGET: return "budget";
-    case PONDER_FINISH_HOST: return "host";
-    default: return "unknown";
+    case PONDER_FINISH_STOP:
+      return "stop";
+    case PONDER_FINISH_LENGTH:
+      return "length";
+    case PONDER_FINISH_TOOL:
+      return "tool";
+    case PONDER_FINISH_CANCELLED:
+      return "cancelled";
+    case PONDER_FINISH_BUDGET:
+      return "budget";
+    case PONDER_FINISH_HOST:
+      return "host";
+    default:
+      return "unknown";
   }
 }
 
@@ -139,10 +154,12 @@ Json event_json(const ponder_event& event) {
       return {{"event", "started"},
               {"prompt_tokens", event.prompt_tokens},
               {"cached_tokens", event.cached_tokens}};
-    case PONDER_EVENT_THOUGHT: return piece_json("thought", event);
+    case PONDER_EVENT_THOUGHT:
+      return piece_json("thought", event);
     case PONDER_EVENT_THOUGHT_END:
       return {{"event", "thought_end"}, {"reason", finish_name(event.finish)}};
-    case PONDER_EVENT_ANSWER: return piece_json("answer", event);
+    case PONDER_EVENT_ANSWER:
+      return piece_json("answer", event);
     default:
       return {{"event", "tool_call"},
               {"name", text_of(event.name)},
@@ -224,7 +241,8 @@ void Display::show(const ponder_event& event) {
       put(std::string(at_line_start_ ? "" : "\n") + std::string(text_of(event.name)) + " " +
           std::string(text_of(event.text)) + "\n");
       break;
-    default: break;
+    default:
+      break;
   }
   output().flush();
 }

@@ -23,7 +23,7 @@ class InterruptCounter {
 };
 
 struct Outcome {
-  int32_t finish = 0;  // PONDER_FINISH_*
+  int32_t finish = 0;       // PONDER_FINISH_*
   int32_t thought_end = 0;  // PONDER_FINISH_*, 0: no thought was closed
   std::string thought, answer;
   std::vector<ponder_token> tokens;  // all generated
@@ -35,8 +35,8 @@ struct Outcome {
 // Adds one event to what is known.
 void collect(const ponder_event& event, Outcome& outcome);
 
-// Blocks until the end. The first interrupt closes an open thought ("answer now"), the next cancels;
-// without an open thought the first one cancels.
+// Blocks until the end. The first interrupt closes an open thought ("answer now"), the next
+// cancels; without an open thought the first one cancels.
 Outcome follow(Generation& generation, const std::function<void(const ponder_event&)>& on_event);
 
 // "stop", "length", ...
@@ -61,7 +61,7 @@ class Display {
 
   bool show_thoughts_;
   bool dim_ = false;
-  bool thought_shown_ = false;   // a thought stands above
+  bool thought_shown_ = false;  // a thought stands above
   bool answer_begun_ = false;
   bool at_line_start_ = true;
 };

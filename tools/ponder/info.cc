@@ -11,10 +11,14 @@ namespace {
 
 const char* kv_type_name(int32_t type) {
   switch (type) {
-    case PONDER_KV_F32: return "f32";
-    case PONDER_KV_BF16: return "bf16";
-    case PONDER_KV_F16: return "f16";
-    default: return "auto";
+    case PONDER_KV_F32:
+      return "f32";
+    case PONDER_KV_BF16:
+      return "bf16";
+    case PONDER_KV_F16:
+      return "f16";
+    default:
+      return "auto";
   }
 }
 
@@ -73,7 +77,8 @@ void print_description(const Json& d) {
   row("sampling", "temperature " + human_number(s["temperature"].get<double>()) + ", top-p " +
                       human_number(s["top_p"].get<double>()) + ", top-k " +
                       std::to_string(s["top_k"].get<uint32_t>()));
-  row("device", d["device"].get<std::string>() + ", KV cache in " + d["kv_type"].get<std::string>());
+  row("device",
+      d["device"].get<std::string>() + ", KV cache in " + d["kv_type"].get<std::string>());
   row("memory", bytes("memory_bytes") + ": weights " + bytes("weight_bytes") + ", KV cache " +
                     bytes("kv_bytes") + " (" + bytes("kv_bytes_per_1000_tokens") +
                     " per 1000 tokens), work area " + bytes("scratch_bytes"));
@@ -91,7 +96,8 @@ Json describe_devices(const Runtime& runtime) {
                        {"memory_total", info.memory_total},
                        {"memory_free", info.memory_free}});
   }
-  return {{"devices", std::move(devices)}, {"build", parse_json(ponder_build_info(), "build info")}};
+  return {{"devices", std::move(devices)},
+          {"build", parse_json(ponder_build_info(), "build info")}};
 }
 
 }  // namespace
@@ -106,8 +112,9 @@ void add_info(CLI::App& app) {
   args->model.add_positional(*command);
   command->add_flag("--json", args->json, "One JSON object");
   args->model.add_options(*command);
-  add_examples(*command, "  ponder info\n"
-                         "  ponder info ~/models/R1-Distill-Qwen-1.5B --json --context 8192");
+  add_examples(*command,
+               "  ponder info\n"
+               "  ponder info ~/models/R1-Distill-Qwen-1.5B --json --context 8192");
   command->callback([args] {
     const Json description = describe(args->model.load());
     if (args->json) {
@@ -135,8 +142,9 @@ void add_devices(CLI::App& app) {
       return;
     }
     for (const Json& device : description["devices"]) {
-      std::string line = device["id"].get<std::string>() + "  " + device["name"].get<std::string>() +
-                         " (" + device["backend"].get<std::string>();
+      std::string line = device["id"].get<std::string>() + "  " +
+                         device["name"].get<std::string>() + " (" +
+                         device["backend"].get<std::string>();
       if (const uint64_t total = device["memory_total"].get<uint64_t>(); total > 0) {
         line += ", " + human_bytes(device["memory_free"].get<uint64_t>()) + " of " +
                 human_bytes(total) + " free";

@@ -77,7 +77,8 @@ class TerminalEditor : public LineEditor {
     el_set(edit_, EL_HIST, history, history_);
     // While a line is edited Ctrl-C is a key like others; during generation it is a signal again.
     el_set(edit_, EL_SETTY, "-d", "-isig", nullptr);
-    el_set(edit_, EL_ADDFN, "ponder-interrupt", "Empty the line, or leave", &TerminalEditor::interrupt);
+    el_set(edit_, EL_ADDFN, "ponder-interrupt", "Empty the line, or leave",
+           &TerminalEditor::interrupt);
     el_set(edit_, EL_BIND, "^C", "ponder-interrupt", nullptr);
     el_set(edit_, EL_BIND, "^D", "ed-delete-next-char-or-eof", nullptr);
   }

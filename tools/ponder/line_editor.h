@@ -1,6 +1,7 @@
 // Reads lines of a conversation: with editing and history on a terminal, plainly otherwise.
 //
-// Threads: one. On a terminal it changes the terminal's settings while a line is read, and only then.
+// Threads: one. On a terminal it changes the terminal's settings while a line is read, and only
+// then.
 #pragma once
 
 #include <memory>

@@ -43,7 +43,8 @@ class HelpFormatter : public CLI::Formatter {
 std::string version_text() {
   int32_t major = 0, minor = 0, patch = 0;
   ponder_version(&major, &minor, &patch);
-  return "ponder " + std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(patch);
+  return "ponder " + std::to_string(major) + "." + std::to_string(minor) + "." +
+         std::to_string(patch);
 }
 
 // "ponder run", as far as the command line got.
@@ -83,14 +84,15 @@ int run(int argc, char** argv) {
   add_info(app);
   add_devices(app);
   add_eval(app);
-  add_examples(app,
-               "  ponder run \"Use 3, 7 and 21 to make 42.\"\n"
-               "      Watch the shipped model think and answer.\n"
-               "  ponder chat\n"
-               "  ponder run --help\n"
-               "A model is a folder in the Hugging Face layout; without one the shipped model is used.\n"
-               "Results go to standard output, everything else to standard error. Exit status: 0 done,\n"
-               "1 it failed (one line says what and the remedy), 2 the command line is wrong.");
+  add_examples(
+      app,
+      "  ponder run \"Use 3, 7 and 21 to make 42.\"\n"
+      "      Watch the shipped model think and answer.\n"
+      "  ponder chat\n"
+      "  ponder run --help\n"
+      "A model is a folder in the Hugging Face layout; without one the shipped model is used.\n"
+      "Results go to standard output, everything else to standard error. Exit status: 0 done,\n"
+      "1 it failed (one line says what and the remedy), 2 the command line is wrong.");
   try {
     app.parse(argc, argv);
     output().flush();

@@ -61,7 +61,8 @@ Timing Meter::run(const Prompts& prompts, uint32_t max_tokens) {
   Timing timing;
   std::vector<Generation> generations;
   const Clock::time_point begin = Clock::now();
-  for (size_t i = 0; i < requests.size(); ++i) generations.push_back(sessions_[i].submit(requests[i]));
+  for (size_t i = 0; i < requests.size(); ++i)
+    generations.push_back(sessions_[i].submit(requests[i]));
   for (Generation& generation : generations) drain(generation, timing.prompt_tokens_computed);
   timing.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   return timing;

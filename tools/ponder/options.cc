@@ -13,8 +13,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array<std::pair<const char*, int32_t>, 4> kKvTypes = {
-    {{"auto", PONDER_KV_AUTO}, {"f32", PONDER_KV_F32}, {"bf16", PONDER_KV_BF16}, {"f16", PONDER_KV_F16}}};
+constexpr std::array<std::pair<const char*, int32_t>, 4> kKvTypes = {{{"auto", PONDER_KV_AUTO},
+                                                                      {"f32", PONDER_KV_F32},
+                                                                      {"bf16", PONDER_KV_BF16},
+                                                                      {"f16", PONDER_KV_F16}}};
 
 int32_t show_load_progress(void*, uint64_t done, uint64_t total) {
   if (total > 0) {
@@ -44,7 +46,8 @@ std::string shipped_model() {
   std::error_code failed;
   const fs::path self = fs::read_symlink("/proc/self/exe", failed);
   if (!failed) {
-    const fs::path installed = self.parent_path().parent_path() / PONDER_MODELS_FROM_PREFIX / "countdown";
+    const fs::path installed =
+        self.parent_path().parent_path() / PONDER_MODELS_FROM_PREFIX / "countdown";
     if (fs::is_directory(installed, failed)) return installed.string();
   }
   const fs::path source = fs::path(PONDER_SOURCE_MODELS) / "countdown";
@@ -54,13 +57,15 @@ std::string shipped_model() {
 }
 
 void ModelArguments::add_positional(CLI::App& app) {
-  app.add_option("MODEL", model,
-                 "A model's folder in the Hugging Face layout; absent: the model shipped with ponder");
+  app.add_option(
+      "MODEL", model,
+      "A model's folder in the Hugging Face layout; absent: the model shipped with ponder");
 }
 
 void ModelArguments::add_options(CLI::App& app) {
   const std::string group = "Model";
-  app.add_option("--device", device, "Where to compute: cpu, cuda:0, ref ('ponder devices' lists them)")
+  app.add_option("--device", device,
+                 "Where to compute: cpu, cuda:0, ref ('ponder devices' lists them)")
       ->capture_default_str()
       ->group(group);
   app.add_option("-t,--threads", threads, "Threads that compute; 0: one per physical core")
@@ -133,17 +138,20 @@ Loaded ModelArguments::load() const {
 
 void SamplingArguments::add_options(CLI::App& app, bool with_seed) {
   const std::string sampling = "Sampling (default: what the model's makers recommend)";
-  app.add_option("--max-tokens", max_tokens, "Most tokens to generate, thought included; 0: no limit")
+  app.add_option("--max-tokens", max_tokens,
+                 "Most tokens to generate, thought included; 0: no limit")
       ->capture_default_str()
       ->group(sampling);
   CLI::Option* t = app.add_option("--temperature", temperature, "0: always the likeliest token")
                        ->group(sampling);
   app.add_flag("--greedy", greedy, "The same as --temperature 0")->group(sampling)->excludes(t);
   app.add_option("--top-k", top_k, "Only the K likeliest tokens; 0: off")->group(sampling);
-  app.add_option("--top-p", top_p, "Only the likeliest tokens that together reach P")->group(sampling);
+  app.add_option("--top-p", top_p, "Only the likeliest tokens that together reach P")
+      ->group(sampling);
   app.add_option("--min-p", min_p, "Only tokens at least P times as likely as the likeliest")
       ->group(sampling);
-  app.add_option("--repeat-penalty", repeat_penalty, "Above 1: against repetition")->group(sampling);
+  app.add_option("--repeat-penalty", repeat_penalty, "Above 1: against repetition")
+      ->group(sampling);
   if (with_seed) {
     app.add_option("--seed", seed, "The same seed gives the same tokens; absent: another each time")
         ->group(sampling);
@@ -159,7 +167,8 @@ void SamplingArguments::add_options(CLI::App& app, bool with_seed) {
       ->group(thinking);
   app.add_option("--think-closing", think_closing, "Said before the thought is closed by force")
       ->group(thinking);
-  CLI::Option* off = app.add_flag("--no-think", no_think, "Answer without thinking")->group(thinking);
+  CLI::Option* off =
+      app.add_flag("--no-think", no_think, "Answer without thinking")->group(thinking);
   app.add_flag("--think", think, "Think even where the template does not ask for it")
       ->group(thinking)
       ->excludes(off);
@@ -176,7 +185,8 @@ void SamplingArguments::apply(Request& target) const {
   if (top_p) check(ponder_request_set_top_p(request, *top_p), "--top-p (above 0, at most 1)");
   if (min_p) check(ponder_request_set_min_p(request, *min_p), "--min-p (0 to 1)");
   if (repeat_penalty) {
-    check(ponder_request_set_penalties(request, *repeat_penalty, 0, 0), "--repeat-penalty (above 0)");
+    check(ponder_request_set_penalties(request, *repeat_penalty, 0, 0),
+          "--repeat-penalty (above 0)");
   }
   if (seed) check(ponder_request_set_seed(request, *seed), "--seed");
   check(ponder_request_set_thought_budget(request, think_soft, think_hard),

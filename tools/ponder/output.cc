@@ -67,7 +67,8 @@ bool Output::colours() const { return is_terminal() && wants_colours(); }
 
 void Diagnostics::line(std::string_view text) {
   // Nobody to tell when this fails.
-  (void)write_fully(STDERR_FILENO, (is_terminal() && shown_ ? "\r\x1b[K" : "") + std::string(text) + "\n");
+  (void)write_fully(STDERR_FILENO,
+                    (is_terminal() && shown_ ? "\r\x1b[K" : "") + std::string(text) + "\n");
 }
 
 void Diagnostics::progress(std::string_view text) {
@@ -123,7 +124,11 @@ std::string human_bytes(uint64_t bytes) {
 std::string human_number(double value) {
   const double size = std::abs(value);
   std::array<char, 48> text;
-  std::snprintf(text.data(), text.size(), size < 10 ? "%.3f" : size < 1000 ? "%.1f" : "%.0f", value);
+  std::snprintf(text.data(), text.size(),
+                size < 10     ? "%.3f"
+                : size < 1000 ? "%.1f"
+                              : "%.0f",
+                value);
   return text.data();
 }
 

@@ -39,7 +39,7 @@ class Output {
 class Diagnostics {
  public:
   ~Diagnostics() { clear_progress(); }
-  void line(std::string_view text);  // any thread
+  void line(std::string_view text);      // any thread
   void progress(std::string_view text);  // nothing unless a terminal; at most ten a second
   void clear_progress();
   bool is_terminal() const;

@@ -30,7 +30,8 @@ struct RunArguments {
 // Sorts out "[MODEL] PROMPT": with --tokens or --messages there is no PROMPT. Returns the prompt.
 std::string take_positionals(RunArguments& args) {
   const bool prompt_elsewhere = !args.tokens_file.empty() || !args.messages_file.empty();
-  const bool have_first = args.first_given->count() > 0, have_second = args.second_given->count() > 0;
+  const bool have_first = args.first_given->count() > 0,
+             have_second = args.second_given->count() > 0;
   if (prompt_elsewhere) {
     if (have_second) throw UsageError("--tokens and --messages take the place of PROMPT");
     args.model.model = args.first;
@@ -42,7 +43,8 @@ std::string take_positionals(RunArguments& args) {
   }
   if (!have_first) throw UsageError("a PROMPT is needed ('-' reads it from standard input)");
   std::error_code ignored;
-  if (std::filesystem::is_regular_file(std::filesystem::path(args.first) / "config.json", ignored)) {
+  if (std::filesystem::is_regular_file(std::filesystem::path(args.first) / "config.json",
+                                       ignored)) {
     throw UsageError("'" + one_line(args.first) + "' is a model and no PROMPT follows it");
   }
   return args.first;
@@ -53,7 +55,8 @@ void set_prompt(const RunArguments& args, const std::string& prompt, Request& re
     const std::string where = "--tokens " + args.tokens_file;
     const std::vector<ponder_token> tokens =
         tokens_of(parse_json(read_input(args.tokens_file), where), where);
-    if (tokens.empty()) throw Failure(where + ": the array is empty; a prompt has at least one token");
+    if (tokens.empty())
+      throw Failure(where + ": the array is empty; a prompt has at least one token");
     check(ponder_request_set_tokens(request.get(), tokens.data(), tokens.size()), where);
     return;
   }
@@ -113,34 +116,40 @@ void run(RunArguments& args) {
 }  // namespace
 
 void add_run(CLI::App& app) {
-  CLI::App* command = app.add_subcommand(
-      "run",
-      "Give the model one prompt and print what it thinks and answers.\n"
-      "One argument is the PROMPT, for the shipped model; with --tokens or --messages it is the MODEL.");
+  CLI::App* command =
+      app.add_subcommand("run",
+                         "Give the model one prompt and print what it thinks and answers.\n"
+                         "One argument is the PROMPT, for the shipped model; with --tokens or "
+                         "--messages it is the MODEL.");
   const auto args = std::make_shared<RunArguments>();
   args->first_given = command->add_option(
       "MODEL", args->first, "A model's folder; absent: the model shipped with ponder");
-  args->second_given = command->add_option(
-      "PROMPT", args->second, "What the user says; '-' reads it from standard input");
+  args->second_given = command->add_option("PROMPT", args->second,
+                                           "What the user says; '-' reads it from standard input");
 
   const std::string prompt = "Prompt";
   args->system_given =
-      command->add_option("--system", args->system, "A system message before the prompt")->group(prompt);
+      command->add_option("--system", args->system, "A system message before the prompt")
+          ->group(prompt);
   CLI::Option* raw = command->add_flag("--raw", args->raw, "No chat template: the prompt as it is")
                          ->group(prompt)
                          ->excludes(args->system_given);
-  command->add_flag("--add-special", args->add_special,
-                    "With --raw: add what the tokenizer adds to a text, such as its first token")
+  command
+      ->add_flag("--add-special", args->add_special,
+                 "With --raw: add what the tokenizer adds to a text, such as its first token")
       ->group(prompt)
       ->needs(raw);
   CLI::Option* tokens =
-      command->add_option("--tokens", args->tokens_file, "A JSON array of token ids, used as they are")
+      command
+          ->add_option("--tokens", args->tokens_file, "A JSON array of token ids, used as they are")
           ->type_name("FILE")
           ->group(prompt)
           ->excludes(raw)
           ->excludes(args->system_given);
-  command->add_option("--messages", args->messages_file,
-                      "Messages in the form of OpenAI's chat API, or {\"messages\":[..],\"tools\":[..]}")
+  command
+      ->add_option(
+          "--messages", args->messages_file,
+          "Messages in the form of OpenAI's chat API, or {\"messages\":[..],\"tools\":[..]}")
       ->type_name("FILE")
       ->group(prompt)
       ->excludes(tokens)
@@ -154,8 +163,9 @@ void add_run(CLI::App& app) {
       ->group(group);
   command->add_flag("--ignore-eos", args->ignore_eos, "Do not end at the end-of-text token")
       ->group(group);
-  command->add_option("--logprobs", args->logprobs,
-                      "With --json: logarithms of probabilities, and the N likeliest tokens")
+  command
+      ->add_option("--logprobs", args->logprobs,
+                   "With --json: logarithms of probabilities, and the N likeliest tokens")
       ->type_name("N")
       ->check(CLI::Range(0, 1000))
       ->group(group);
@@ -171,7 +181,8 @@ void add_run(CLI::App& app) {
                "      Only the answer, for scripts.\n"
                "  ponder run ~/models/R1-Distill-Qwen-1.5B --think-hard 2000 - < question.txt\n"
                "      Another model, a long question, at most 2000 tokens of thought.\n"
-               "  ponder run --json --seed 7 \"Use 3, 7 and 21 to make 42.\" | jq -r 'select(.event==\"answer\").text'\n"
+               "  ponder run --json --seed 7 \"Use 3, 7 and 21 to make 42.\" | jq -r "
+               "'select(.event==\"answer\").text'\n"
                "      Events for programs; the same seed gives the same tokens.\n"
                "Ctrl-C closes the thought and asks for the answer; a second one cancels.");
   command->callback([args] { run(*args); });

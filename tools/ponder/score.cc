@@ -33,11 +33,13 @@ Json score(Model& model, const std::vector<ponder_token>& tokens, uint32_t top) 
 void run(const ScoreArguments& args) {
   const std::string where = "--tokens " + args.tokens_file;
   const Json json = parse_json(read_input(args.tokens_file), where);
-  if (!json.is_array()) throw Failure(where + ": expected a JSON array of ids, or an array of such arrays");
+  if (!json.is_array())
+    throw Failure(where + ": expected a JSON array of ids, or an array of such arrays");
   std::vector<std::vector<ponder_token>> sequences;
   if (!json.empty() && json.front().is_array()) {
     for (const Json& item : json) {
-      sequences.push_back(tokens_of(item, where + ", sequence " + std::to_string(sequences.size())));
+      sequences.push_back(
+          tokens_of(item, where + ", sequence " + std::to_string(sequences.size())));
     }
   } else {
     sequences.push_back(tokens_of(json, where));
@@ -56,7 +58,8 @@ void run(const ScoreArguments& args) {
 }  // namespace
 
 void add_score(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("score", "Logarithms of the probabilities the model gives to tokens");
+  CLI::App* command =
+      app.add_subcommand("score", "Logarithms of the probabilities the model gives to tokens");
   const auto args = std::make_shared<ScoreArguments>();
   args->model.add_positional(*command);
   command
@@ -69,10 +72,11 @@ void add_score(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--json")->description("Accepted for symmetry: the output is always JSON");
   args->model.add_options(*command);
-  add_examples(*command,
-               "  printf '16+1+4 = 21' | ponder tokenize | ponder score --tokens - --top 3\n"
-               "One object a line per sequence: \"tokens\" [T]; \"logprobs\" [T-1], of tokens[i+1] after\n"
-               "tokens[..i]; \"top\" [T][N] of [id, logprob], likeliest first.");
+  add_examples(
+      *command,
+      "  printf '16+1+4 = 21' | ponder tokenize | ponder score --tokens - --top 3\n"
+      "One object a line per sequence: \"tokens\" [T]; \"logprobs\" [T-1], of tokens[i+1] after\n"
+      "tokens[..i]; \"top\" [T][N] of [id, logprob], likeliest first.");
   command->callback([args] { run(*args); });
 }
 

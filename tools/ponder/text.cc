@@ -14,11 +14,13 @@ void add_tokenize(CLI::App& app) {
     ModelArguments model;
     bool special = false, add_special = false;
   };
-  CLI::App* command = app.add_subcommand("tokenize", "Text on standard input to a JSON array of token ids");
+  CLI::App* command =
+      app.add_subcommand("tokenize", "Text on standard input to a JSON array of token ids");
   const auto args = std::make_shared<Arguments>();
   args->model.add_positional(*command);
-  command->add_flag("--special", args->special,
-                    "\"<think>\" and friends become their tokens; without it they are ordinary text");
+  command->add_flag(
+      "--special", args->special,
+      "\"<think>\" and friends become their tokens; without it they are ordinary text");
   command->add_flag("--add-special", args->add_special,
                     "Add what the tokenizer adds to a text, such as its first token");
   args->model.add_options(*command);
@@ -39,37 +41,40 @@ void add_tokenize(CLI::App& app) {
 }
 
 void add_detokenize(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("detokenize", "A JSON array of token ids on standard input to text");
+  CLI::App* command =
+      app.add_subcommand("detokenize", "A JSON array of token ids on standard input to text");
   const auto args = std::make_shared<ModelArguments>();
   args->add_positional(*command);
   args->add_options(*command);
-  add_examples(*command,
-               "  echo '[40, 275, 220, 17]' | ponder detokenize\n"
-               "Exactly the tokens' bytes are printed, special tokens included, no line end added.");
+  add_examples(
+      *command,
+      "  echo '[40, 275, 220, 17]' | ponder detokenize\n"
+      "Exactly the tokens' bytes are printed, special tokens included, no line end added.");
   command->callback([args] {
     const std::vector<ponder_token> tokens =
         tokens_of(parse_json(read_input("-"), "standard input"), "standard input");
     const Loaded loaded = args->load();
     Error error;
     const std::string text = loaded.model.detokenize(tokens, &error);
-    check(error, "a token id (the vocabulary has " +
-                     std::to_string(loaded.model.info().vocabulary) + ")");
+    check(error,
+          "a token id (the vocabulary has " + std::to_string(loaded.model.info().vocabulary) + ")");
     output().write(text);
     output().flush();
   });
 }
 
 void add_render(CLI::App& app) {
-  CLI::App* command =
-      app.add_subcommand("render", "Messages (JSON on standard input) to the prompt text the model gets");
+  CLI::App* command = app.add_subcommand(
+      "render", "Messages (JSON on standard input) to the prompt text the model gets");
   const auto args = std::make_shared<ModelArguments>();
   args->add_positional(*command);
   args->add_options(*command);
-  add_examples(*command,
-               "  echo '[{\"role\":\"user\",\"content\":\"Use 3, 7 and 21 to make 42.\"}]' | ponder render\n"
-               "  ponder render MODEL < chat.json\n"
-               "Input: an array of messages, or {\"messages\":[..],\"tools\":[..],\n"
-               "\"add_generation_prompt\":true, ..} where other members are variables of the template.");
+  add_examples(
+      *command,
+      "  echo '[{\"role\":\"user\",\"content\":\"Use 3, 7 and 21 to make 42.\"}]' | ponder render\n"
+      "  ponder render MODEL < chat.json\n"
+      "Input: an array of messages, or {\"messages\":[..],\"tools\":[..],\n"
+      "\"add_generation_prompt\":true, ..} where other members are variables of the template.");
   command->callback([args] {
     Chat chat;
     chat.add_json(read_input("-"));

@@ -3,7 +3,8 @@
 set -u
 expected=$1
 shift
-output=$("$@" 2>&1)
+# Without the colours, which may stand between any two pieces of a text.
+output=$("$@" 2>&1 | sed "s/\x1b\[[0-9;]*m//g"; exit "${PIPESTATUS[0]}")
 status=$?
 printf '%s\n' "$output"
 [ $status -eq 0 ] || { echo "exit status $status"; exit 1; }

@@ -143,15 +143,15 @@ Status Attention::run(const AttentionParams& p) {
         const int64_t v = r * group + h;
         limits[v] = limit;
         if (queries_ready) continue;
-        kernels_->scale_row(p.q.f32() + row * p.q.stride[0] + (unit.head * group + h) * p.q.stride[1],
-                            p.scale, shape.k_dim, page.k_dim, q + v * page.k_dim);
+        kernels_->scale_row(
+            p.q.f32() + row * p.q.stride[0] + (unit.head * group + h) * p.q.stride[1], p.scale,
+            shape.k_dim, page.k_dim, q + v * page.k_dim);
       }
     }
     const std::byte* k_pages[kChunk / kPageTokens];
     const std::byte* v_pages[kChunk / kPageTokens];
     for (int64_t i = 0; i * kPageTokens < keys; ++i) {
-      const int32_t at =
-          unit.slice->pages[static_cast<size_t>(chunk * (kChunk / kPageTokens) + i)];
+      const int32_t at = unit.slice->pages[static_cast<size_t>(chunk * (kChunk / kPageTokens) + i)];
       k_pages[i] = page.keys(p.cache, at, unit.head);
       v_pages[i] = page.values(p.cache, at, unit.head);
     }
@@ -196,29 +196,30 @@ Status Attention::run(const AttentionParams& p) {
   };
 
   // About how many nanoseconds a chunk takes.
-  const double chunk_work =
-      static_cast<double>(kChunk * (page.k_dim + page.v_dim)) * static_cast<double>(most_vectors + 2) / 80;
+  const double chunk_work = static_cast<double>(kChunk * (page.k_dim + page.v_dim)) *
+                            static_cast<double>(most_vectors + 2) / 80;
   // Units go to lanes whole, unless one of them is so long that the others would wait for it.
-  const bool split = workers_.lanes() > 1 && most_chunks > 1 &&
-                     most_chunks * 2 * workers_.lanes() > all_chunks;
+  const bool split =
+      workers_.lanes() > 1 && most_chunks > 1 && most_chunks * 2 * workers_.lanes() > all_chunks;
   if (!split) {
     const double work =
         chunk_work * static_cast<double>(all_chunks) / static_cast<double>(units_.size());
-    workers_.tasks(static_cast<int64_t>(units_.size()), work, [&](int64_t task, uint32_t lane_index) {
-      const AttentionUnit& unit = units_[static_cast<size_t>(task)];
-      float* lane = lane_floats + lane_index * lane_size;
-      const int64_t vectors = unit.rows * group;
-      const Result all(lane + lane_layout.size, vectors);
-      Result one = all;
-      one.highest = lane + lane_layout.highest;
-      one.total = lane + lane_layout.total;
-      one.out = lane + lane_layout.out;
-      for (int64_t chunk = 0; chunk < unit.chunks; ++chunk) {
-        attend(unit, chunk, lane, chunk > 0, chunk == 0 ? all : one);
-        if (chunk > 0) merge(unit, chunk, all, one);
-      }
-      finish(unit, all);
-    });
+    workers_.tasks(static_cast<int64_t>(units_.size()), work,
+                   [&](int64_t task, uint32_t lane_index) {
+                     const AttentionUnit& unit = units_[static_cast<size_t>(task)];
+                     float* lane = lane_floats + lane_index * lane_size;
+                     const int64_t vectors = unit.rows * group;
+                     const Result all(lane + lane_layout.size, vectors);
+                     Result one = all;
+                     one.highest = lane + lane_layout.highest;
+                     one.total = lane + lane_layout.total;
+                     one.out = lane + lane_layout.out;
+                     for (int64_t chunk = 0; chunk < unit.chunks; ++chunk) {
+                       attend(unit, chunk, lane, chunk > 0, chunk == 0 ? all : one);
+                       if (chunk > 0) merge(unit, chunk, all, one);
+                     }
+                     finish(unit, all);
+                   });
     return OkStatus();
   }
 

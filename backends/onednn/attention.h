@@ -36,7 +36,7 @@ StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted);
 // one key/value head. Each (row, head) is a vector of the unit.
 struct AttentionUnit {
   const SequenceSlice* slice;
-  int32_t first;    // row within the slice
+  int32_t first;  // row within the slice
   int32_t rows;
   int32_t head;     // key/value head
   int32_t chunks;   // of keys that any of its rows sees

@@ -140,8 +140,8 @@ class CpuBackend final : public Backend {
     const int64_t row_bytes = table.cols * cpu::storage_bytes(table.storage);
     const auto* rows = static_cast<const std::byte*>(table.table.data);
     each_row(static_cast<int64_t>(p.tokens.size()), 0.2, table.cols, [&](int64_t t) {
-      kernels_->widen[table.storage](rows + p.tokens[static_cast<size_t>(t)] * row_bytes, table.cols,
-                                     row(p.out, t));
+      kernels_->widen[table.storage](rows + p.tokens[static_cast<size_t>(t)] * row_bytes,
+                                     table.cols, row(p.out, t));
     });
     return OkStatus();
   }
@@ -218,7 +218,8 @@ class CpuBackend final : public Backend {
  private:
   static float* row(const Tensor& t, int64_t i) { return t.f32() + i * t.stride[0]; }
 
-  // fn(row) for all rows; `work` is about how many nanoseconds one of a row's `width` elements takes.
+  // fn(row) for all rows; `work` is about how many nanoseconds one of a row's `width` elements
+  // takes.
   template <typename Fn>
   void each_row(int64_t rows, double work, int64_t width, const Fn& fn) const {
     workers_.ranges(rows, work * static_cast<double>(width), [&](int64_t first, int64_t last) {
@@ -253,8 +254,8 @@ class OnednnFactory final : public BackendFactory {
 StatusOr<std::unique_ptr<Backend>> make_onednn_backend(const BackendContext& context, Isa cap,
                                                        bool use_onednn) {
   const Isa isa = std::min(cap, cpu::detect_isa());
-  return std::make_unique<CpuBackend>(
-      context, isa, use_onednn ? cpu::Brgemm::create(isa, context.log) : nullptr);
+  return std::make_unique<CpuBackend>(context, isa,
+                                      use_onednn ? cpu::Brgemm::create(isa, context.log) : nullptr);
 }
 
 const BackendFactory* onednn_factory() {

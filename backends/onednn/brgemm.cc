@@ -26,7 +26,8 @@ class Brgemm::Kernel {
   static std::unique_ptr<const Kernel> make(const Shape& shape) {
     auto kernel = std::unique_ptr<Kernel>(new Kernel());
     if (dnnl_brgemm_create(&kernel->handle_, kRows, kPanel, shape.k, /*batch_size=*/1, shape.lda,
-                           /*ldb=*/kPanel, shape.ldc, dnnl_bf16, dnnl_bf16, dnnl_f32) != dnnl_success) {
+                           /*ldb=*/kPanel, shape.ldc, dnnl_bf16, dnnl_bf16,
+                           dnnl_f32) != dnnl_success) {
       kernel->handle_ = nullptr;
       return nullptr;
     }
@@ -63,12 +64,14 @@ class Brgemm::Kernel {
 
 std::unique_ptr<Brgemm> Brgemm::create(Isa isa, const LogSink& log) {
   if (isa < Isa::kAvx512Bf16) return nullptr;
-  // AMX sums bf16 products in another order than AVX512_BF16, which our own kernels for few rows use;
-  // all rows must be computed one way. Refused once oneDNN has been used, and then it was set before.
+  // AMX sums bf16 products in another order than AVX512_BF16, which our own kernels for few rows
+  // use; all rows must be computed one way. Refused once oneDNN has been used, and then it was set
+  // before.
   dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core_bf16);
   std::unique_ptr<Brgemm> brgemm(new Brgemm());
   if (brgemm->find({32, 32, kPanel, false}) == nullptr) {
-    log.log(LogLevel::kWarning, "oneDNN made no kernel for this processor (it may not be allowed to ",
+    log.log(LogLevel::kWarning,
+            "oneDNN made no kernel for this processor (it may not be allowed to ",
             "make memory executable); ponder's own kernels do its part");
     return nullptr;
   }

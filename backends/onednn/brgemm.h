@@ -1,6 +1,7 @@
 // oneDNN's bf16 matrix-product kernels, generated for this processor at run time: full tiles of 64
 // rows by one panel. Their arithmetic is the one that kernels.h promises, so a product may be cut
-// between them and our own kernels anywhere (tests/backends/onednn/brgemm_test.cc compares the bits).
+// between them and our own kernels anywhere (tests/backends/onednn/brgemm_test.cc compares the
+// bits).
 #pragma once
 
 #include <cstdint>
@@ -29,12 +30,13 @@ class Brgemm {
 
   class Kernel;
 
-  // Null, and a word in the log, when this build or machine has nothing that we want: without oneDNN
-  // or AVX512_BF16, or where executable memory is forbidden.
+  // Null, and a word in the log, when this build or machine has nothing that we want: without
+  // oneDNN or AVX512_BF16, or where executable memory is forbidden.
   static std::unique_ptr<Brgemm> create(Isa isa, const LogSink& log);
   ~Brgemm();
 
-  // The kernel for a shape, made on first use (0.2 ms); null when there is none. One thread at a time.
+  // The kernel for a shape, made on first use (0.2 ms); null when there is none. One thread at a
+  // time.
   const Kernel* find(const Shape& shape);
 
   // c[64, 64] from a[64, k] and a block of a panel. Any thread. False when it could not run; c is

@@ -20,7 +20,8 @@ inline constexpr int kStorages = 3;
 
 constexpr int64_t storage_bytes(Storage s) { return s == kStoreF32 ? 4 : 2; }
 
-// ---- linear ---------------------------------------------------------------------------------------
+// ---- linear
+// ---------------------------------------------------------------------------------------
 //
 // A weight [N, K] is cut into panels of 64 rows of W, which are 64 columns of the product. Panel p
 // holds, contiguously and padded with zeros to 64 columns and an even K:
@@ -35,46 +36,48 @@ inline constexpr int64_t kBlockBF16 = 2048;  // 256 KiB; both sit in a second-le
 
 // One block of one panel times some rows.
 struct GemmArgs {
-  const void* a;     // [m, k]: f32, or bf16 for gemm_bf16 (k even there)
-  int64_t lda;       // elements
-  const void* b;     // this block of the panel, in the layout that the kernel wants
+  const void* a;  // [m, k]: f32, or bf16 for gemm_bf16 (k even there)
+  int64_t lda;    // elements
+  const void* b;  // this block of the panel, in the layout that the kernel wants
   int64_t m, k;
-  float* c;          // [m, n]
+  float* c;  // [m, n]
   int64_t ldc;
-  int32_t n;         // 1 to 64 columns exist
-  bool accumulate;   // c += chain, else c = chain
+  int32_t n;          // 1 to 64 columns exist
+  bool accumulate;    // c += chain, else c = chain
   const float* bias;  // [n], added last; or null
 };
 
-// ---- attention ------------------------------------------------------------------------------------
+// ---- attention
+// ------------------------------------------------------------------------------------
 //
 // A page of P tokens holds per key/value head:
 //   keys    f32, f16: [E'][P]      bf16: [E'/2][P][2]     E' = E rounded up to even
 //   values  f32, f16: [P][F']      bf16: [P/2][F'][2]     F' = values' E rounded up to 16
-// Keys are taken in chunks of kChunk, each with a softmax of its own; chunks are merged in ascending
-// order. Chunk boundaries are positions, so they do not depend on what a step computes.
+// Keys are taken in chunks of kChunk, each with a softmax of its own; chunks are merged in
+// ascending order. Chunk boundaries are positions, so they do not depend on what a step computes.
 
 inline constexpr int64_t kPageTokens = 32;
 inline constexpr int64_t kChunk = 256;
 
 struct ChunkArgs {
-  const float* q;           // [rows, E'], already times scale, padded with zeros
+  const float* q;  // [rows, E'], already times scale, padded with zeros
   int64_t rows;
-  int64_t k_dim;            // E'
-  int64_t v_dim;            // F'
+  int64_t k_dim;  // E'
+  int64_t v_dim;  // F'
   Storage storage;
   const std::byte* const* k_pages;  // kChunk / P pointers (as many as `keys` needs)
   const std::byte* const* v_pages;
-  const std::byte* next;    // the keys' page that will be read after this chunk, or null
-  int32_t keys;             // of the chunk that any row sees: 1 to kChunk
-  const int32_t* limits;    // [rows] how many of them each row sees, 0 to keys
-  float* scratch;           // [rows, kChunk] scores
-  float* highest;           // [rows] out: largest score
-  float* total;             // [rows] out: sum of exp(score - highest)
-  float* out;               // [rows, F'] out: sum of exp(score - highest) * value
+  const std::byte* next;  // the keys' page that will be read after this chunk, or null
+  int32_t keys;           // of the chunk that any row sees: 1 to kChunk
+  const int32_t* limits;  // [rows] how many of them each row sees, 0 to keys
+  float* scratch;         // [rows, kChunk] scores
+  float* highest;         // [rows] out: largest score
+  float* total;           // [rows] out: sum of exp(score - highest)
+  float* out;             // [rows, F'] out: sum of exp(score - highest) * value
 };
 
-// ---- the table ------------------------------------------------------------------------------------
+// ---- the table
+// ------------------------------------------------------------------------------------
 
 struct Kernels {
   // Rows of up to 64 weight rows to one panel; absent rows are null. Returns whether any element is
@@ -106,8 +109,7 @@ struct Kernels {
   void (*scale_row)(const float* x, float scale, int64_t n, int64_t n_padded, float* out);
   // One token's key and value of one head into its slot of a page.
   void (*kv_store[kStorages])(const float* k, int64_t k_dim, const float* v, int64_t v_dim,
-                              int64_t v_padded, int64_t slot, std::byte* k_page,
-                              std::byte* v_page);
+                              int64_t v_padded, int64_t slot, std::byte* k_page, std::byte* v_page);
   void (*attend_chunk)(const ChunkArgs& args);
   // Folds a later chunk's (highest, total, out) into an earlier one's.
   void (*merge_chunk)(float* highest, float* total, float* out, float chunk_highest,
@@ -117,7 +119,7 @@ struct Kernels {
 };
 
 const Kernels* kernels_portable();
-const Kernels* kernels_avx2();        // null when not compiled for x86-64
+const Kernels* kernels_avx2();  // null when not compiled for x86-64
 const Kernels* kernels_avx512();
 const Kernels* kernels_avx512bf16();
 

@@ -9,11 +9,11 @@
 namespace ponder::cpu {
 namespace {
 
-#include "backends/onednn/simd_avx2.h"
+#include "backends/onednn/simd_avx2.inc"
 
-#include "backends/onednn/kernels_generic.h"
+#include "backends/onednn/kernels_generic.inc"
 
-#include "backends/onednn/pack_avx2.h"
+#include "backends/onednn/pack_avx2.inc"
 
 constexpr Kernels make_kernels() {
   Kernels k = generic_kernels();

@@ -10,9 +10,9 @@
 namespace ponder::cpu {
 namespace {
 
-#include "backends/onednn/simd_avx512.h"
+#include "backends/onednn/simd_avx512.inc"
 
-#include "backends/onednn/kernels_generic.h"
+#include "backends/onednn/kernels_generic.inc"
 
 Kernels make_kernels() {
   Kernels k = generic_kernels();

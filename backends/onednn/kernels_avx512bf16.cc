@@ -11,10 +11,13 @@ namespace {
 
 constexpr int kColumns = 4;  // vectors in a panel
 constexpr int kRows = 6;     // 24 of the 32 registers are sums
-constexpr int64_t kAhead = 2048;  // bytes to prefetch; the hardware's prefetcher stops at page borders
+constexpr int64_t kAhead =
+    2048;  // bytes to prefetch; the hardware's prefetcher stops at page borders
 
 inline __mmask16 lanes_below(int64_t n) {
-  return n >= 16 ? __mmask16{0xffff} : n <= 0 ? __mmask16{0} : static_cast<__mmask16>((1u << n) - 1);
+  return n >= 16  ? __mmask16{0xffff}
+         : n <= 0 ? __mmask16{0}
+                  : static_cast<__mmask16>((1u << n) - 1);
 }
 
 inline __m512bh load_pairs(const uint16_t* p) {
@@ -72,12 +75,24 @@ void gemm_bf16(const GemmArgs& g) {
   for (int64_t row = 0; row < g.m; --tiles) {
     const int64_t rows = (g.m - row + tiles - 1) / tiles;
     switch (rows) {
-      case 1: tile<1>(g, row); break;
-      case 2: tile<2>(g, row); break;
-      case 3: tile<3>(g, row); break;
-      case 4: tile<4>(g, row); break;
-      case 5: tile<5>(g, row); break;
-      default: tile<6>(g, row); break;
+      case 1:
+        tile<1>(g, row);
+        break;
+      case 2:
+        tile<2>(g, row);
+        break;
+      case 3:
+        tile<3>(g, row);
+        break;
+      case 4:
+        tile<4>(g, row);
+        break;
+      case 5:
+        tile<5>(g, row);
+        break;
+      default:
+        tile<6>(g, row);
+        break;
     }
     row += rows;
   }

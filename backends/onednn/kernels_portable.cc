@@ -5,9 +5,9 @@
 namespace ponder::cpu {
 namespace {
 
-#include "backends/onednn/simd_portable.h"
+#include "backends/onednn/simd_portable.inc"
 
-#include "backends/onednn/kernels_generic.h"
+#include "backends/onednn/kernels_generic.inc"
 
 constexpr Kernels kKernels = generic_kernels();
 

@@ -20,9 +20,12 @@ double panel_work(const PanelWeight& w, int64_t rows) {
 
 Storage storage_of(DType dtype) {
   switch (dtype) {
-    case DType::kF16: return kStoreF16;
-    case DType::kBF16: return kStoreBF16;
-    default: return kStoreF32;
+    case DType::kF16:
+      return kStoreF16;
+    case DType::kBF16:
+      return kStoreBF16;
+    default:
+      return kStoreF32;
   }
 }
 
@@ -75,28 +78,30 @@ StatusOr<std::unique_ptr<PackedWeight>> Linear::pack(std::span<const WeightData>
   }
 
   std::atomic<int64_t> bad_panel{-1};
-  workers_.tasks(weight->panels, static_cast<double>(weight->panel_bytes()) / 5, [&](int64_t panel, uint32_t lane) {
-    const void* rows[kPanel] = {};
-    size_t part = 0;
-    int64_t row = panel * kPanel;
-    for (; row >= parts[part].shape[0]; ++part) row -= parts[part].shape[0];
-    for (int64_t n = 0; n < kPanel && panel * kPanel + n < weight->rows; ++n, ++row) {
-      for (; row == parts[part].shape[0]; ++part) row = 0;
-      const WeightData& from = parts[part];
-      rows[n] = static_cast<const char*>(from.data) + row * dtype_bytes(from.dtype, cols);
-      if (!same) {
-        float* to = widened.as<float>() + (lane * kPanel + n) * cols;
-        kernels_->widen[storage_of(from.dtype)](rows[n], cols, to);
-        rows[n] = to;
-      }
-    }
-    std::byte* out = weight->data.as<std::byte>() + panel * weight->panel_bytes();
-    if (kernels_->pack_panel[weight->storage](rows, cols, out)) bad_panel.store(panel);
-    if (weight->depth != cols && weight->storage != kStoreBF16) {
-      std::fill_n(out + cols * kPanel * storage_bytes(weight->storage),
-                  kPanel * storage_bytes(weight->storage), std::byte{0});
-    }
-  });
+  workers_.tasks(
+      weight->panels, static_cast<double>(weight->panel_bytes()) / 5,
+      [&](int64_t panel, uint32_t lane) {
+        const void* rows[kPanel] = {};
+        size_t part = 0;
+        int64_t row = panel * kPanel;
+        for (; row >= parts[part].shape[0]; ++part) row -= parts[part].shape[0];
+        for (int64_t n = 0; n < kPanel && panel * kPanel + n < weight->rows; ++n, ++row) {
+          for (; row == parts[part].shape[0]; ++part) row = 0;
+          const WeightData& from = parts[part];
+          rows[n] = static_cast<const char*>(from.data) + row * dtype_bytes(from.dtype, cols);
+          if (!same) {
+            float* to = widened.as<float>() + (lane * kPanel + n) * cols;
+            kernels_->widen[storage_of(from.dtype)](rows[n], cols, to);
+            rows[n] = to;
+          }
+        }
+        std::byte* out = weight->data.as<std::byte>() + panel * weight->panel_bytes();
+        if (kernels_->pack_panel[weight->storage](rows, cols, out)) bad_panel.store(panel);
+        if (weight->depth != cols && weight->storage != kStoreBF16) {
+          std::fill_n(out + cols * kPanel * storage_bytes(weight->storage),
+                      kPanel * storage_bytes(weight->storage), std::byte{0});
+        }
+      });
   if (bad_panel.load() >= 0) {
     for (const WeightData& part : parts) {
       const int64_t index = ref::find_non_finite(part, 0, part.elements());
@@ -115,10 +120,12 @@ StatusOr<std::unique_ptr<PackedWeight>> Linear::pack_table(const WeightData& tab
   weight->storage = storage_of(table.dtype);
   weight->table = table;
   std::atomic<int64_t> bad{-1};
-  workers_.ranges(weight->rows, static_cast<double>(weight->cols), [&](int64_t first, int64_t last) {
-    const int64_t found = ref::find_non_finite(table, first * weight->cols, last * weight->cols);
-    if (found >= 0) bad.store(found);
-  });
+  workers_.ranges(weight->rows, static_cast<double>(weight->cols),
+                  [&](int64_t first, int64_t last) {
+                    const int64_t found =
+                        ref::find_non_finite(table, first * weight->cols, last * weight->cols);
+                    if (found >= 0) bad.store(found);
+                  });
   if (bad.load() >= 0) return ref::non_finite_error(table, bad.load());
   return weight;
 }
@@ -129,8 +136,8 @@ Status Linear::run(const LinearParams& p) {
   return weight.bf16_inputs ? run_bf16(p, weight) : run_f32(p, weight);
 }
 
-const Brgemm::Kernel* Linear::find_brgemm(int64_t rows, int64_t k, int64_t lda,
-                                          int64_t ldc, bool accumulate) {
+const Brgemm::Kernel* Linear::find_brgemm(int64_t rows, int64_t k, int64_t lda, int64_t ldc,
+                                          bool accumulate) {
   if (brgemm_ == nullptr || rows < Brgemm::kRows) return nullptr;
   return brgemm_->find({k, lda, ldc, accumulate});
 }
@@ -169,8 +176,7 @@ Status Linear::run_bf16(const LinearParams& p, const PanelWeight& w) {
   // Of the first block, of those between, and of the last, whose kernels may be one and the same.
   const int64_t last_k = (w.depth - 1) / block * block;
   const int64_t ldc = p.out.stride[0];
-  const Brgemm::Kernel* const first_kernel =
-      find_brgemm(rows, block, lda, ldc, false);
+  const Brgemm::Kernel* const first_kernel = find_brgemm(rows, block, lda, ldc, false);
   const Brgemm::Kernel* const middle_kernel =
       last_k > block ? find_brgemm(rows, block, lda, ldc, true) : nullptr;
   const Brgemm::Kernel* const last_kernel =
@@ -206,9 +212,9 @@ Status Linear::run_f32(const LinearParams& p, const PanelWeight& w) {
   const int64_t block = block_of(w.cols, kBlockF32);
   float* unpacked = nullptr;
   if (!direct) {
-    PONDER_ASSIGN_OR_RETURN(std::byte * memory,
-                            unpacked_.reserve(workers_.lanes() * block * kPanel *
-                                              static_cast<int64_t>(sizeof(float))));
+    PONDER_ASSIGN_OR_RETURN(
+        std::byte * memory,
+        unpacked_.reserve(workers_.lanes() * block * kPanel * static_cast<int64_t>(sizeof(float))));
     unpacked = reinterpret_cast<float*>(memory);
   }
   const int64_t row_blocks = (rows + kRowsPerTask - 1) / kRowsPerTask;

@@ -46,8 +46,8 @@ class Linear {
  private:
   Status run_bf16(const LinearParams& p, const PanelWeight& w);
   Status run_f32(const LinearParams& p, const PanelWeight& w);
-  const Brgemm::Kernel* find_brgemm(int64_t rows, int64_t k, int64_t lda,
-                                    int64_t ldc, bool accumulate);
+  const Brgemm::Kernel* find_brgemm(int64_t rows, int64_t k, int64_t lda, int64_t ldc,
+                                    bool accumulate);
   // One block of one panel for g.m rows: full tiles by `brgemm` (or null), the rest by our own.
   void multiply_bf16(const GemmArgs& g, const Brgemm::Kernel* brgemm) const;
 

@@ -44,11 +44,12 @@ class Workers {
   // Lanes are what scratch memory is counted in: two calls of fn with one lane never overlap.
   uint32_t lanes() const { return pool_->concurrency(); }
 
-  // Calls fn(task, lane) once per task. Tasks are handed out in order, to whoever is free. `work` is
-  // about how many nanoseconds one takes: small wholes stay on the calling thread.
+  // Calls fn(task, lane) once per task. Tasks are handed out in order, to whoever is free. `work`
+  // is about how many nanoseconds one takes: small wholes stay on the calling thread.
   template <typename Fn>
   void tasks(int64_t n, double work, const Fn& fn) const {
-    const auto useful = static_cast<int64_t>(std::min(static_cast<double>(n) * work / kWorthWaking, 1e6));
+    const auto useful =
+        static_cast<int64_t>(std::min(static_cast<double>(n) * work / kWorthWaking, 1e6));
     const auto used = static_cast<uint32_t>(std::min<int64_t>({n, useful, lanes()}));
     if (used <= 1) {
       const FloatMode mode;

@@ -12,7 +12,8 @@ struct Row {
   std::span<const int32_t> pages;  // of its sequence
 };
 
-// out = softmax(scale q k^T) v for one row and one head. `p` has room for the scores, then the sums.
+// out = softmax(scale q k^T) v for one row and one head. `p` has room for the scores, then the
+// sums.
 void attend(const AttentionParams& params, const Row& row, int64_t head, double* scores) {
   const KvLayout& layout = params.cache.layout;
   const KvShape& shape = params.cache.shape;

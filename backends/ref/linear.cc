@@ -25,7 +25,8 @@ Status linear(const LinearParams& p, Allocator* allocator, ThreadPool* pool) {
   const auto* weight = static_cast<const RefWeight*>(p.w);
   const int64_t rows = p.x.dim[0];
   const int64_t cols = weight->cols;
-  const auto chunks = static_cast<uint32_t>(std::min<int64_t>(weight->rows, pool->concurrency() * 4));
+  const auto chunks =
+      static_cast<uint32_t>(std::min<int64_t>(weight->rows, pool->concurrency() * 4));
   // One weight row at a time as floats.
   PONDER_ASSIGN_OR_RETURN(
       Buffer scratch, Buffer::create(allocator, sizeof(float) * chunks * static_cast<size_t>(cols),

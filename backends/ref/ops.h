@@ -1,5 +1,5 @@
-// The ops of the reference backend, one per file. `pool` runs rows or heads side by side; each row's
-// arithmetic is one thread's and in one order, so its result depends on nothing else.
+// The ops of the reference backend, one per file. `pool` runs rows or heads side by side; each
+// row's arithmetic is one thread's and in one order, so its result depends on nothing else.
 #pragma once
 
 #include "backends/ref/weights.h"

@@ -12,8 +12,7 @@ void rms_norm(const RmsNormParams& p) {
   for (int64_t t = 0; t < p.x.dim[0]; ++t) {
     for (int64_t h = 0; h < heads; ++h) {
       const float* x = p.x.f32() + t * p.x.stride[0] + (p.x.rank == 3 ? h * p.x.stride[1] : 0);
-      float* out =
-          p.out.f32() + t * p.out.stride[0] + (p.out.rank == 3 ? h * p.out.stride[1] : 0);
+      float* out = p.out.f32() + t * p.out.stride[0] + (p.out.rank == 3 ? h * p.out.stride[1] : 0);
       double sum = 0;
       for (int64_t d = 0; d < width; ++d) sum += double{x[d]} * x[d];
       const double scale = 1.0 / std::sqrt(sum / static_cast<double>(width) + double{p.eps});

@@ -48,10 +48,14 @@ int64_t find_exponent(const char* data, int64_t begin, int64_t end, T exponent) 
 int64_t find_non_finite(const WeightData& weight, int64_t begin, int64_t end) {
   const char* data = static_cast<const char*>(weight.data);
   switch (weight.dtype) {
-    case DType::kF32: return find_exponent<uint32_t>(data, begin, end, 0x7f800000u);
-    case DType::kF16: return find_exponent<uint16_t>(data, begin, end, 0x7c00u);
-    case DType::kBF16: return find_exponent<uint16_t>(data, begin, end, 0x7f80u);
-    default: break;  // check_weight_shapes refuses all others
+    case DType::kF32:
+      return find_exponent<uint32_t>(data, begin, end, 0x7f800000u);
+    case DType::kF16:
+      return find_exponent<uint16_t>(data, begin, end, 0x7c00u);
+    case DType::kBF16:
+      return find_exponent<uint16_t>(data, begin, end, 0x7f80u);
+    default:
+      break;  // check_weight_shapes refuses all others
   }
   return -1;
 }

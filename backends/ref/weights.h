@@ -30,17 +30,25 @@ inline float load_element(const void* data, DType dtype, int64_t index) {
       __builtin_memcpy(&v, static_cast<const char*>(data) + index * 2, sizeof(v));
       return dtype == DType::kF16 ? f16_to_f32(v) : bf16_to_f32(v);
     }
-    default: break;  // check_weight_shapes refuses all others
+    default:
+      break;  // check_weight_shapes refuses all others
   }
   return 0.0f;
 }
 
 inline void store_element(void* data, DType dtype, int64_t index, float value) {
   switch (dtype) {
-    case DType::kF32: static_cast<float*>(data)[index] = value; break;
-    case DType::kF16: static_cast<uint16_t*>(data)[index] = f32_to_f16(value); break;
-    case DType::kBF16: static_cast<uint16_t*>(data)[index] = f32_to_bf16(value); break;
-    default: break;  // kv_layout refuses all others
+    case DType::kF32:
+      static_cast<float*>(data)[index] = value;
+      break;
+    case DType::kF16:
+      static_cast<uint16_t*>(data)[index] = f32_to_f16(value);
+      break;
+    case DType::kBF16:
+      static_cast<uint16_t*>(data)[index] = f32_to_bf16(value);
+      break;
+    default:
+      break;  // kv_layout refuses all others
   }
 }
 

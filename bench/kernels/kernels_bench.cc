@@ -1,5 +1,5 @@
-// Ops of the CPU backend in the shapes of Qwen2.5-1.5B: hidden 1536, 12 query and 2 key/value heads of
-// 128, feed-forward 8960. See docs/kernels/cpu.md for how to run this and what came out.
+// Ops of the CPU backend in the shapes of Qwen2.5-1.5B: hidden 1536, 12 query and 2 key/value heads
+// of 128, feed-forward 8960. See docs/kernels/cpu.md for how to run this and what came out.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -44,9 +44,11 @@ Tensor view(std::vector<float>& data, std::initializer_list<int64_t> dims) {
   return Tensor::make(data.data(), DType::kF32, dims);
 }
 
-// ---- the limit ------------------------------------------------------------------------------------
+// ---- the limit
+// ------------------------------------------------------------------------------------
 
-// Reading memory that no cache holds, one word of every cache line: what the machine gives right now.
+// Reading memory that no cache holds, one word of every cache line: what the machine gives right
+// now.
 void read_bandwidth(benchmark::State& state) {
   constexpr size_t kWords = (size_t{1} << 30) / sizeof(uint64_t);
   static const std::vector<uint64_t> data(kWords, 1);
@@ -65,7 +67,8 @@ void read_bandwidth(benchmark::State& state) {
 }
 BENCHMARK(read_bandwidth)->UseRealTime()->Unit(benchmark::kMillisecond);
 
-// ---- linear ---------------------------------------------------------------------------------------
+// ---- linear
+// ---------------------------------------------------------------------------------------
 
 struct Weights {
   std::unique_ptr<Backend> backend;
@@ -92,7 +95,8 @@ Weights pack(std::unique_ptr<Backend> b, const std::vector<std::pair<int64_t, in
         // Read as binary16 the same bits are small numbers too.
         data.data = halves.data();
       }
-      w.packed.push_back(std::move(w.backend->pack_linear({&data, 1}, PackOptions{precision})).value());
+      w.packed.push_back(
+          std::move(w.backend->pack_linear({&data, 1}, PackOptions{precision})).value());
     }
   }
   return w;
@@ -129,7 +133,8 @@ void run_linears(benchmark::State& state, const Weights& w, int64_t m, size_t pe
   state.counters["weight_bytes/s"] = benchmark::Counter(bytes, benchmark::Counter::kIsRate);
 }
 
-// All products of a layer, over enough layers that no weight is still in a cache when its turn comes.
+// All products of a layer, over enough layers that no weight is still in a cache when its turn
+// comes.
 void layer(benchmark::State& state, DType dtype, Precision precision, cpu::Isa isa) {
   if (isa > cpu::detect_isa()) return state.SkipWithError("not on this processor");
   const Weights w = pack(backend(isa), kLayer, dtype, precision, 4);
@@ -140,17 +145,23 @@ void rows(benchmark::internal::Benchmark* b) {
   for (int64_t m : {1, 2, 4, 8, 16, 64, 512}) b->Arg(m);
 }
 BENCHMARK_CAPTURE(layer, bf16, DType::kBF16, Precision::kAuto, cpu::Isa::kAvx512Bf16)->Apply(rows);
-BENCHMARK_CAPTURE(layer, bf16_as_f32, DType::kBF16, Precision::kF32, cpu::Isa::kAvx512Bf16)->Apply(rows);
+BENCHMARK_CAPTURE(layer, bf16_as_f32, DType::kBF16, Precision::kF32, cpu::Isa::kAvx512Bf16)
+    ->Apply(rows);
 BENCHMARK_CAPTURE(layer, f16, DType::kF16, Precision::kAuto, cpu::Isa::kAvx512Bf16)->Apply(rows);
 BENCHMARK_CAPTURE(layer, f32, DType::kF32, Precision::kAuto, cpu::Isa::kAvx512Bf16)->Apply(rows);
 BENCHMARK_CAPTURE(layer, bf16_avx2, DType::kBF16, Precision::kAuto, cpu::Isa::kAvx2)->Apply(rows);
 BENCHMARK_CAPTURE(layer, bf16_portable, DType::kBF16, Precision::kAuto, cpu::Isa::kPortable)
-    ->UseRealTime()->Unit(benchmark::kMillisecond)->ArgName("rows")->Arg(1)->Arg(64);
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond)
+    ->ArgName("rows")
+    ->Arg(1)
+    ->Arg(64);
 
 // One product alone: to set beside onednn_matmul (onednn_bench.cc).
 void linear(benchmark::State& state, bool use_onednn) {
-  const Weights w = pack(backend(cpu::Isa::kAvx512Bf16, use_onednn), {{state.range(1), state.range(2)}},
-                         DType::kBF16, Precision::kAuto, state.range(0) == 1 ? 8 : 1);
+  const Weights w =
+      pack(backend(cpu::Isa::kAvx512Bf16, use_onednn), {{state.range(1), state.range(2)}},
+           DType::kBF16, Precision::kAuto, state.range(0) == 1 ? 8 : 1);
   run_linears(state, w, state.range(0), 1);
 }
 void shapes(benchmark::internal::Benchmark* b) {
@@ -172,13 +183,15 @@ void pack_weights(benchmark::State& state, DType dtype) {
   data.shape = {kN, kK};
   data.data = bytes.data();
   for (auto _ : state) benchmark::DoNotOptimize(b->pack_linear({&data, 1}, PackOptions{}).ok());
-  state.SetBytesProcessed(static_cast<int64_t>(state.iterations()) * static_cast<int64_t>(bytes.size()));
+  state.SetBytesProcessed(static_cast<int64_t>(state.iterations()) *
+                          static_cast<int64_t>(bytes.size()));
 }
 BENCHMARK_CAPTURE(pack_weights, bf16, DType::kBF16)->UseRealTime()->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(pack_weights, f16, DType::kF16)->UseRealTime()->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(pack_weights, f32, DType::kF32)->UseRealTime()->Unit(benchmark::kMillisecond);
 
-// ---- attention ------------------------------------------------------------------------------------
+// ---- attention
+// ------------------------------------------------------------------------------------
 
 // `rows` rows of one sequence after `depth` cached tokens.
 void attention(benchmark::State& state, DType dtype) {
@@ -189,8 +202,10 @@ void attention(benchmark::State& state, DType dtype) {
   cache.shape = {1, kG, kE, kE};
   cache.layout = b->kv_layout(cache.shape, dtype).value();
   const auto pages = static_cast<size_t>((depth + rows + 31) / 32);
-  // Enough copies that the cache of the last layer is gone from the processor's when its turn comes.
-  const size_t copies = rows == 1 ? std::max<size_t>(1, (size_t{256} << 20) / (pages * cache.layout.page_bytes)) : 1;
+  // Enough copies that the cache of the last layer is gone from the processor's when its turn
+  // comes.
+  const size_t copies =
+      rows == 1 ? std::max<size_t>(1, (size_t{256} << 20) / (pages * cache.layout.page_bytes)) : 1;
   const Buffer memory =
       Buffer::create(b->allocator(), pages * cache.layout.page_bytes * copies, "cache").value();
   // Small finite numbers in every type.
@@ -217,15 +232,22 @@ void attention(benchmark::State& state, DType dtype) {
     copy = (copy + 1) % copies;
     p.cache = cache;
     if (!b->attention(p).ok()) state.SkipWithError("attention failed");
-    flops += 4.0 * kH * kE * static_cast<double>(rows) * (static_cast<double>(depth) + static_cast<double>(rows) / 2);
+    flops += 4.0 * kH * kE * static_cast<double>(rows) *
+             (static_cast<double>(depth) + static_cast<double>(rows) / 2);
   }
   state.counters["flop/s"] = benchmark::Counter(flops, benchmark::Counter::kIsRate);
-  state.SetBytesProcessed(static_cast<int64_t>(state.iterations()) *
-                          static_cast<int64_t>(static_cast<uint64_t>(depth + rows) * cache.layout.page_bytes / 32));
+  state.SetBytesProcessed(
+      static_cast<int64_t>(state.iterations()) *
+      static_cast<int64_t>(static_cast<uint64_t>(depth + rows) * cache.layout.page_bytes / 32));
 }
 void depths(benchmark::internal::Benchmark* b) {
   b->UseRealTime()->Unit(benchmark::kMicrosecond)->ArgNames({"rows", "depth"});
-  b->Args({1, 128})->Args({1, 512})->Args({1, 4096})->Args({1, 32768})->Args({512, 0})->Args({512, 4096});
+  b->Args({1, 128})
+      ->Args({1, 512})
+      ->Args({1, 4096})
+      ->Args({1, 32768})
+      ->Args({512, 0})
+      ->Args({512, 4096});
 }
 BENCHMARK_CAPTURE(attention, f16, DType::kF16)->Apply(depths);
 BENCHMARK_CAPTURE(attention, bf16, DType::kBF16)->Apply(depths);
@@ -239,7 +261,8 @@ void kv_write(benchmark::State& state) {
   cache.shape = {1, kG, kE, kE};
   cache.layout = b->kv_layout(cache.shape, DType::kF16).value();
   const auto pages = static_cast<size_t>((rows + 31) / 32);
-  const Buffer memory = Buffer::create(b->allocator(), pages * cache.layout.page_bytes, "cache").value();
+  const Buffer memory =
+      Buffer::create(b->allocator(), pages * cache.layout.page_bytes, "cache").value();
   cache.base = memory.as<std::byte>();
   std::vector<int32_t> page_list(pages);
   std::iota(page_list.begin(), page_list.end(), 0);
@@ -254,9 +277,15 @@ void kv_write(benchmark::State& state) {
         b->kv_write({cache, view(k, {rows, kG, kE}), view(k, {rows, kG, kE}), &batch}).ok());
   }
 }
-BENCHMARK(kv_write)->UseRealTime()->Unit(benchmark::kMicrosecond)->ArgName("rows")->Arg(1)->Arg(512);
+BENCHMARK(kv_write)
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond)
+    ->ArgName("rows")
+    ->Arg(1)
+    ->Arg(512);
 
-// ---- the small ops --------------------------------------------------------------------------------
+// ---- the small ops
+// --------------------------------------------------------------------------------
 
 void rms_norm(benchmark::State& state) {
   const int64_t rows = state.range(0);
@@ -266,10 +295,17 @@ void rms_norm(benchmark::State& state) {
   std::vector<float> out(x.size());
   for (auto _ : state) {
     benchmark::DoNotOptimize(
-        b->rms_norm({view(x, {rows, 1536}), view(weight, {1536}), 1e-6f, view(out, {rows, 1536})}).ok());
+        b->rms_norm({view(x, {rows, 1536}), view(weight, {1536}), 1e-6f, view(out, {rows, 1536})})
+            .ok());
   }
 }
-BENCHMARK(rms_norm)->UseRealTime()->Unit(benchmark::kMicrosecond)->ArgName("rows")->Arg(1)->Arg(8)->Arg(512);
+BENCHMARK(rms_norm)
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond)
+    ->ArgName("rows")
+    ->Arg(1)
+    ->Arg(8)
+    ->Arg(512);
 
 void swiglu(benchmark::State& state) {
   const int64_t rows = state.range(0);
@@ -280,7 +316,13 @@ void swiglu(benchmark::State& state) {
     benchmark::DoNotOptimize(b->swiglu({view(x, {rows, 17920}), view(out, {rows, 8960})}).ok());
   }
 }
-BENCHMARK(swiglu)->UseRealTime()->Unit(benchmark::kMicrosecond)->ArgName("rows")->Arg(1)->Arg(8)->Arg(512);
+BENCHMARK(swiglu)
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond)
+    ->ArgName("rows")
+    ->Arg(1)
+    ->Arg(8)
+    ->Arg(512);
 
 void add(benchmark::State& state) {
   const int64_t rows = state.range(0);
@@ -292,7 +334,13 @@ void add(benchmark::State& state) {
         b->add({view(x, {rows, 1536}), view(y, {rows, 1536}), view(x, {rows, 1536})}).ok());
   }
 }
-BENCHMARK(add)->UseRealTime()->Unit(benchmark::kMicrosecond)->ArgName("rows")->Arg(1)->Arg(8)->Arg(512);
+BENCHMARK(add)
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond)
+    ->ArgName("rows")
+    ->Arg(1)
+    ->Arg(8)
+    ->Arg(512);
 
 void rope(benchmark::State& state) {
   const int64_t rows = state.range(0);
@@ -300,10 +348,17 @@ void rope(benchmark::State& state) {
   auto x = random_floats(static_cast<size_t>(rows * 14 * 128));
   auto table = random_floats(static_cast<size_t>(rows * 128));
   for (auto _ : state) {
-    benchmark::DoNotOptimize(b->rope({view(x, {rows, 14, 128}), view(table, {rows, 128}), false}).ok());
+    benchmark::DoNotOptimize(
+        b->rope({view(x, {rows, 14, 128}), view(table, {rows, 128}), false}).ok());
   }
 }
-BENCHMARK(rope)->UseRealTime()->Unit(benchmark::kMicrosecond)->ArgName("rows")->Arg(1)->Arg(8)->Arg(512);
+BENCHMARK(rope)
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond)
+    ->ArgName("rows")
+    ->Arg(1)
+    ->Arg(8)
+    ->Arg(512);
 
 void rope_table(benchmark::State& state) {
   const int64_t rows = state.range(0);
@@ -313,10 +368,16 @@ void rope_table(benchmark::State& state) {
   std::vector<int32_t> positions(static_cast<size_t>(rows));
   std::iota(positions.begin(), positions.end(), 1000);
   for (auto _ : state) {
-    benchmark::DoNotOptimize(b->rope_table({frequencies, 1.0f, positions, view(table, {rows, 128})}).ok());
+    benchmark::DoNotOptimize(
+        b->rope_table({frequencies, 1.0f, positions, view(table, {rows, 128})}).ok());
   }
 }
-BENCHMARK(rope_table)->UseRealTime()->Unit(benchmark::kMicrosecond)->ArgName("rows")->Arg(1)->Arg(512);
+BENCHMARK(rope_table)
+    ->UseRealTime()
+    ->Unit(benchmark::kMicrosecond)
+    ->ArgName("rows")
+    ->Arg(1)
+    ->Arg(512);
 
 // An empty loop: what waking and joining the threads costs.
 void parallel_for(benchmark::State& state) {
@@ -327,7 +388,8 @@ BENCHMARK(parallel_for)->UseRealTime();
 }  // namespace
 
 ThreadPool* pool() {
-  static const std::unique_ptr<ThreadPool> threads = std::move(make_thread_pool(pool_threads)).value();
+  static const std::unique_ptr<ThreadPool> threads =
+      std::move(make_thread_pool(pool_threads)).value();
   return threads.get();
 }
 

@@ -20,7 +20,8 @@ TEST_P(ElementwiseConformance, RmsNorm) {
       auto x = random_floats(static_cast<size_t>(rows * width), 1, 30.0f);
       auto weight = random_floats(static_cast<size_t>(width), 2);
       std::vector<float> wanted(x.size()), got(x.size());
-      const RmsNormParams p{view(x, {rows, width}), view(weight, {width}), 1e-6f, view(wanted, {rows, width})};
+      const RmsNormParams p{view(x, {rows, width}), view(weight, {width}), 1e-6f,
+                            view(wanted, {rows, width})};
       ASSERT_TRUE(ref->rms_norm(p).ok());
       RmsNormParams q = p;
       q.out = view(got, {rows, width});
@@ -31,8 +32,10 @@ TEST_P(ElementwiseConformance, RmsNorm) {
       // Row by row and in place: the same bits.
       for (int64_t r = 0; r < rows; ++r) {
         std::vector<float> row(x.begin() + r * width, x.begin() + (r + 1) * width);
-        ASSERT_TRUE(machine->rms_norm({view(row, {1, width}), view(weight, {width}), 1e-6f,
-                                       view(row, {1, width})}).ok());
+        ASSERT_TRUE(machine
+                        ->rms_norm({view(row, {1, width}), view(weight, {width}), 1e-6f,
+                                    view(row, {1, width})})
+                        .ok());
         ASSERT_TRUE(same_bits(row.data(), got.data() + r * width, row.size()));
       }
     }
@@ -108,7 +111,9 @@ TEST_P(ElementwiseConformance, AddIsExact) {
     auto a = random_floats(static_cast<size_t>(130 * width), 1);
     auto b = random_floats(static_cast<size_t>(130 * width), 2);
     std::vector<float> out = a;
-    ASSERT_TRUE(machine->add({view(out, {130, width}), view(b, {130, width}), view(out, {130, width})}).ok());
+    ASSERT_TRUE(
+        machine->add({view(out, {130, width}), view(b, {130, width}), view(out, {130, width})})
+            .ok());
     for (size_t i = 0; i < a.size(); ++i) ASSERT_EQ(out[i], a[i] + b[i]);
   }
 }
@@ -128,7 +133,8 @@ TEST_P(ElementwiseConformance, EmbedIsExactForEveryType) {
       for (int64_t t = 0; t < 200; ++t) {
         for (int64_t d = 0; d < width; ++d) {
           ASSERT_EQ(out[static_cast<size_t>(t * width + d)],
-                    to_type(values[static_cast<size_t>(tokens[static_cast<size_t>(t)] * width + d)], dtype));
+                    to_type(values[static_cast<size_t>(tokens[static_cast<size_t>(t)] * width + d)],
+                            dtype));
         }
       }
     }
@@ -141,7 +147,8 @@ TEST_P(ElementwiseConformance, GatherRowsCopies) {
   const std::vector<int32_t> rows = {0, 3, 9};
   std::vector<float> out(3 * 33);
   ASSERT_TRUE(machine->gather_rows({view(x, {10, 33}), rows, view(out, {3, 33})}).ok());
-  for (size_t r = 0; r < 3; ++r) EXPECT_TRUE(same_bits(&out[r * 33], &x[static_cast<size_t>(rows[r]) * 33], 33));
+  for (size_t r = 0; r < 3; ++r)
+    EXPECT_TRUE(same_bits(&out[r * 33], &x[static_cast<size_t>(rows[r]) * 33], 33));
 }
 
 TEST_P(ElementwiseConformance, RopeTurnsPairs) {
@@ -153,7 +160,8 @@ TEST_P(ElementwiseConformance, RopeTurnsPairs) {
         constexpr int64_t kHeads = 3;
         std::vector<float> frequencies;
         for (int64_t i = 0; i < e / 2; ++i) {
-          frequencies.push_back(std::pow(10000.0f, -2.0f * static_cast<float>(i) / static_cast<float>(e)));
+          frequencies.push_back(
+              std::pow(10000.0f, -2.0f * static_cast<float>(i) / static_cast<float>(e)));
         }
         const std::vector<int32_t> positions = {0, 1, 2, 77, 4096, 131071, 5};
         const auto rows = static_cast<int64_t>(positions.size());
@@ -162,12 +170,15 @@ TEST_P(ElementwiseConformance, RopeTurnsPairs) {
           table.assign(static_cast<size_t>(rows * e), NAN);
           EXPECT_TRUE(m->rope_table({frequencies, 1.1f, positions, view(table, {rows, e})}).ok());
           auto data = x;
-          EXPECT_TRUE(m->rope({view(data, {rows, kHeads, e + extra}), view(table, {rows, e}), interleaved}).ok());
+          EXPECT_TRUE(
+              m->rope({view(data, {rows, kHeads, e + extra}), view(table, {rows, e}), interleaved})
+                  .ok());
           return data;
         };
         std::vector<float> ref_table, table;
         const auto wanted = run(ref, ref_table), got = run(machine, table);
-        for (size_t i = 0; i < table.size(); ++i) ASSERT_NEAR(table[i], ref_table[i], 2 * kUlp * 1.1);
+        for (size_t i = 0; i < table.size(); ++i)
+          ASSERT_NEAR(table[i], ref_table[i], 2 * kUlp * 1.1);
         for (size_t i = 0; i < got.size(); ++i) {
           ASSERT_NEAR(got[i], wanted[i], kRopeTolerance * 2.0) << "E " << e << " element " << i;
         }
@@ -183,7 +194,8 @@ TEST_P(ElementwiseConformance, HostsFloatingPointModeChangesNothing) {
   const Machine machine(GetParam(), 2);
   constexpr int64_t kT = 3, kK = 96, kN = 80;
   auto x = random_floats(kT * kK, 1, 1e-20f);
-  const WeightData weight = make_weight("w", DType::kF32, {kN, kK}, random_floats(kN * kK, 2, 1e-20f));
+  const WeightData weight =
+      make_weight("w", DType::kF32, {kN, kK}, random_floats(kN * kK, 2, 1e-20f));
   auto packed = machine->pack_linear({&weight, 1}, PackOptions{Precision::kF32});
   ASSERT_TRUE(packed.ok());
   const auto run = [&] {
@@ -208,7 +220,8 @@ TEST_P(ElementwiseConformance, HostsFloatingPointModeChangesNothing) {
 }
 #endif
 
-INSTANTIATE_TEST_SUITE_P(Backends, ElementwiseConformance, ::testing::ValuesIn(targets()), target_name);
+INSTANTIATE_TEST_SUITE_P(Backends, ElementwiseConformance, ::testing::ValuesIn(targets()),
+                         target_name);
 
 }  // namespace
 }  // namespace ponder

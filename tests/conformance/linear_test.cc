@@ -11,11 +11,11 @@ struct Shape {
 
 // Every M that picks another tile, K that is odd, short or spans blocks, N around panel borders.
 const Shape kShapes[] = {
-    {1, 1, 1},       {1, 64, 64},     {2, 33, 17},     {3, 172, 64},    {4, 144, 65},
-    {5, 200, 127},   {6, 512, 63},    {7, 513, 128},   {8, 511, 100},   {9, 1536, 130},
-    {11, 96, 601},   {12, 2048, 64},  {13, 2049, 66},  {16, 1024, 192}, {17, 2500, 31},
-    {31, 64, 320},   {48, 288, 70},   {64, 1025, 64},  {100, 128, 96},  {257, 160, 129},
-    {600, 576, 65},  {1, 8960, 70},   {6, 4100, 64},   {513, 67, 200},  {1, 2, 640},
+    {1, 1, 1},      {1, 64, 64},    {2, 33, 17},    {3, 172, 64},    {4, 144, 65},
+    {5, 200, 127},  {6, 512, 63},   {7, 513, 128},  {8, 511, 100},   {9, 1536, 130},
+    {11, 96, 601},  {12, 2048, 64}, {13, 2049, 66}, {16, 1024, 192}, {17, 2500, 31},
+    {31, 64, 320},  {48, 288, 70},  {64, 1025, 64}, {100, 128, 96},  {257, 160, 129},
+    {600, 576, 65}, {1, 8960, 70},  {6, 4100, 64},  {513, 67, 200},  {1, 2, 640},
 };
 const DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
 
@@ -72,8 +72,8 @@ TEST_P(LinearConformance, AgreesWithTheReferenceForAllShapesAndTypes) {
         const double tolerance = sum_tolerance(s.k);
         for (size_t i = 0; i < got.size(); ++i) {
           ASSERT_LE(std::abs(double{got[i]} - wanted[i]), tolerance * scale[i])
-              << "row " << i / static_cast<size_t>(s.n) << " column " << i % static_cast<size_t>(s.n)
-              << ": " << got[i] << " instead of " << wanted[i];
+              << "row " << i / static_cast<size_t>(s.n) << " column "
+              << i % static_cast<size_t>(s.n) << ": " << got[i] << " instead of " << wanted[i];
         }
       }
     }
@@ -172,11 +172,12 @@ TEST_P(LinearConformance, NanAndInfinityInAWeightAreNamed) {
       for (int64_t where : {0, 1, 7, 39, 40, 64 * 41 + 40, 99 * 41 + 40}) {
         auto values = random_floats(100 * 41, 1);
         values[static_cast<size_t>(where)] = bad;
-        const WeightData good = make_weight("good.weight", dtype, {5, 41}, random_floats(5 * 41, 2));
+        const WeightData good =
+            make_weight("good.weight", dtype, {5, 41}, random_floats(5 * 41, 2));
         const WeightData weight = make_weight("model.bad.weight", dtype, {100, 41}, values);
         const WeightData parts[] = {good, weight};
-        for (const Status& status : {machine->pack_linear(parts, {}).status(),
-                                     machine->pack_table(weight).status()}) {
+        for (const Status& status :
+             {machine->pack_linear(parts, {}).status(), machine->pack_table(weight).status()}) {
           ASSERT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
           EXPECT_NE(status.message().find("\"model.bad.weight\""), std::string::npos) << status;
           EXPECT_NE(status.message().find(absl::StrCat("[", where / 41, ", ", where % 41, "]")),
@@ -233,8 +234,7 @@ TEST_P(LinearConformance, FailingAllocatorIsAStatusAndLeaksNothing) {
       Status status = backend.status();
       std::unique_ptr<PackedWeight> packed;
       if (status.ok()) {
-        const WeightData weight =
-            make_weight("w", DType::kBF16, {100, 50}, random_floats(5000, 1));
+        const WeightData weight = make_weight("w", DType::kBF16, {100, 50}, random_floats(5000, 1));
         auto made = (*backend)->pack_linear({&weight, 1}, {});
         status = made.status();
         if (made.ok()) packed = *std::move(made);

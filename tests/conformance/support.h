@@ -21,27 +21,32 @@
 
 namespace ponder {
 
-// ---- tolerances -----------------------------------------------------------------------------------
-// One unit is 2^-24, float32's rounding. Inputs of both sides are the same numbers (where a backend
-// rounds activations to bf16, the reference is given rounded ones), so all that differs is the order
-// and precision of sums.
+// ---- tolerances
+// ----------------------------------------------------------------------------------- One unit is
+// 2^-24, float32's rounding. Inputs of both sides are the same numbers (where a backend rounds
+// activations to bf16, the reference is given rounded ones), so all that differs is the order and
+// precision of sums.
 
 constexpr double kUlp = 0x1p-24;
 
-// A sum of n products, relative to the sum of their magnitudes: n roundings in the worst case, which
-// random signs never come near; sqrt(n) with room for the largest of a million samples.
-inline double sum_tolerance(int64_t n) { return kUlp * (4.0 + 4.0 * std::sqrt(static_cast<double>(n))); }
+// A sum of n products, relative to the sum of their magnitudes: n roundings in the worst case,
+// which random signs never come near; sqrt(n) with room for the largest of a million samples.
+inline double sum_tolerance(int64_t n) {
+  return kUlp * (4.0 + 4.0 * std::sqrt(static_cast<double>(n)));
+}
 // x times a factor that holds a square root and a division.
 constexpr double kNormTolerance = 16 * kUlp;
 // Our exp is good to 1e-7 and stands in a division.
 constexpr double kSwigluTolerance = 16 * kUlp;
 // Two products and a sum, relative to the pair's length.
 constexpr double kRopeTolerance = 4 * kUlp;
-// Scores are sums over E with error sum_tolerance(E) * |q||k|, and exp turns their absolute error into
-// relative error of the weights; the weighted mean adds little. Relative to the largest |value|.
+// Scores are sums over E with error sum_tolerance(E) * |q||k|, and exp turns their absolute error
+// into relative error of the weights; the weighted mean adds little. Relative to the largest
+// |value|.
 inline double attention_tolerance(int64_t e) { return 8 * sum_tolerance(e) + 32 * kUlp; }
 
-// ---- backends -------------------------------------------------------------------------------------
+// ---- backends
+// -------------------------------------------------------------------------------------
 
 struct Target {
   std::string name;
@@ -54,7 +59,8 @@ inline std::vector<Target> targets() {
   all.push_back({"ref", true, [](const BackendContext& c) -> StatusOr<std::unique_ptr<Backend>> {
                    return make_ref_backend(c);
                  }});
-  for (cpu::Isa isa : {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512, cpu::Isa::kAvx512Bf16}) {
+  for (cpu::Isa isa :
+       {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512, cpu::Isa::kAvx512Bf16}) {
     all.push_back({absl::StrCat("onednn_", cpu::isa_name(isa)), isa <= cpu::detect_isa(),
                    [isa](const BackendContext& c) { return make_onednn_backend(c, isa); }});
   }
@@ -91,9 +97,12 @@ class Conformance : public ::testing::TestWithParam<Target> {
   bool rounds_activations() const { return GetParam().name == "onednn_avx512_bf16"; }
 };
 
-inline std::string target_name(const ::testing::TestParamInfo<Target>& info) { return info.param.name; }
+inline std::string target_name(const ::testing::TestParamInfo<Target>& info) {
+  return info.param.name;
+}
 
-// ---- data -----------------------------------------------------------------------------------------
+// ---- data
+// -----------------------------------------------------------------------------------------
 
 inline std::vector<float> random_floats(size_t n, uint32_t seed, float scale = 1.0f) {
   std::mt19937 generator(seed);
@@ -105,9 +114,12 @@ inline std::vector<float> random_floats(size_t n, uint32_t seed, float scale = 1
 
 inline float to_type(float v, DType dtype) {
   switch (dtype) {
-    case DType::kF16: return f16_to_f32(f32_to_f16(v));
-    case DType::kBF16: return bf16_to_f32(f32_to_bf16(v));
-    default: return v;
+    case DType::kF16:
+      return f16_to_f32(f32_to_f16(v));
+    case DType::kBF16:
+      return bf16_to_f32(f32_to_bf16(v));
+    default:
+      return v;
   }
 }
 

@@ -18,7 +18,8 @@ class BrgemmTest : public ::testing::Test {
   void SetUp() override {
     if (detect_isa() < Isa::kAvx512Bf16) GTEST_SKIP() << "this processor has no AVX512_BF16";
     brgemm_ = Brgemm::create(detect_isa(), LogSink{});
-    if (brgemm_ == nullptr) GTEST_SKIP() << "built without oneDNN, or it may not generate code here";
+    if (brgemm_ == nullptr)
+      GTEST_SKIP() << "built without oneDNN, or it may not generate code here";
   }
   std::unique_ptr<Brgemm> brgemm_;
 };
@@ -63,7 +64,8 @@ TEST_F(BrgemmTest, GivesTheSameBitsAsOurOwnKernel) {
 
 TEST_F(BrgemmTest, EndlessShapesDoNotEndlesslyTakeMemory) {
   int made = 0;
-  for (int64_t ldc = 64; ldc < 64 + 1000; ++ldc) made += brgemm_->find({32, 32, ldc, false}) != nullptr;
+  for (int64_t ldc = 64; ldc < 64 + 1000; ++ldc)
+    made += brgemm_->find({32, 32, ldc, false}) != nullptr;
   EXPECT_GT(made, 100);
   EXPECT_LT(made, 1000);
 }

@@ -51,7 +51,8 @@ TEST_P(KernelsTest, SixteenBitTypesWidenExactlyForAllValues) {
 
 TEST_P(KernelsTest, RoundingToBf16IsNearestEven) {
   std::mt19937 generator(1);
-  std::vector<float> x = {0.0f, -0.0f, 1.0f, 1.00390625f, 1.01171875f, 3.4e38f, -3.4e38f, INFINITY, -INFINITY};
+  std::vector<float> x = {0.0f,    -0.0f,    1.0f,     1.00390625f, 1.01171875f,
+                          3.4e38f, -3.4e38f, INFINITY, -INFINITY};
   while (x.size() < 1000) {
     const float v = std::bit_cast<float>(static_cast<uint32_t>(generator()));
     if (std::isnormal(v)) x.push_back(v);
@@ -74,15 +75,18 @@ TEST_P(KernelsTest, RoundingToBf16IsNearestEven) {
 TEST_P(KernelsTest, PanelsHoldTheLayoutThatTheHeaderStates) {
   for (int64_t k : {1, 2, 7, 8, 9, 15, 16, 17, 31, 100}) {
     for (int64_t n : {1, 8, 63, 64}) {
-      std::vector<std::vector<uint32_t>> words(64, std::vector<uint32_t>(static_cast<size_t>(k) + 1));
+      std::vector<std::vector<uint32_t>> words(64,
+                                               std::vector<uint32_t>(static_cast<size_t>(k) + 1));
       for (size_t r = 0; r < 64; ++r) {
         for (size_t i = 0; i < words[r].size(); ++i) {
           words[r][i] = static_cast<uint32_t>(0x3f000000 + r * 0x10000 + i * 7);
         }
       }
-      std::vector<std::vector<uint16_t>> halves(64, std::vector<uint16_t>(static_cast<size_t>(k) + 1));
+      std::vector<std::vector<uint16_t>> halves(64,
+                                                std::vector<uint16_t>(static_cast<size_t>(k) + 1));
       for (size_t r = 0; r < 64; ++r) {
-        for (size_t i = 0; i < halves[r].size(); ++i) halves[r][i] = static_cast<uint16_t>(0x3000 + r * 16 + i);
+        for (size_t i = 0; i < halves[r].size(); ++i)
+          halves[r][i] = static_cast<uint16_t>(0x3000 + r * 16 + i);
       }
       const void* word_rows[64] = {};
       const void* half_rows[64] = {};
@@ -105,7 +109,8 @@ TEST_P(KernelsTest, PanelsHoldTheLayoutThatTheHeaderStates) {
         }
       }
       if (k % 2 != 0) {
-        for (size_t r = 0; r < 64; ++r) ASSERT_EQ(bf16[static_cast<size_t>(k / 2 * 128) + r * 2 + 1], 0);
+        for (size_t r = 0; r < 64; ++r)
+          ASSERT_EQ(bf16[static_cast<size_t>(k / 2 * 128) + r * 2 + 1], 0);
       }
     }
   }
@@ -142,7 +147,8 @@ TEST_P(KernelsTest, SwigluIsAccurateOverTheWholeRange) {
 
 TEST_P(KernelsTest, HeadsOfAnyWidthTurnInsideTheirBounds) {
   for (int64_t half = 1; half < 40; ++half) {
-    std::vector<float> x(static_cast<size_t>(2 * half + 1)), cosines(static_cast<size_t>(half)), sines = cosines;
+    std::vector<float> x(static_cast<size_t>(2 * half + 1)), cosines(static_cast<size_t>(half)),
+        sines = cosines;
     for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i + 1);
     for (size_t i = 0; i < cosines.size(); ++i) {
       cosines[i] = std::cos(static_cast<float>(i));

@@ -48,7 +48,7 @@ enum class Code : uint8_t {
   kTest,         // value arguments -> bool; test b, sites[a]
   kUndefined,    // -> undefined with the message constants[a]
   kFail,         // fails with the message constants[a]
-  kOutput,       // v ->
+  kOutput,       // v -> ; a: it must be text, as what a filter makes of a block must
   kData,         // outputs constants[a]
   kBufferPush,   // output goes to a new buffer
   kBufferPop,    // -> the text of the buffer

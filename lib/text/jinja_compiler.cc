@@ -626,7 +626,7 @@ class Compiler {
 
   void filter_block(const Node& n, Frame& f) {
     captured(n.body, n.expr, f);
-    emit(Code::kOutput);
+    emit(Code::kOutput, /*must be text*/ 1);
   }
 
   void with(const Node& n, Frame& f) {

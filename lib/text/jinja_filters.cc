@@ -160,10 +160,6 @@ Value do_indent(Context& c, Value* a) {
 
 Value do_truncate(Context& c, Value* a) {
   int64_t size = 255, leeway = 5;
-  if (!a[0].is_str() && !a[0].is(Type::kUndefined)) {
-    return c.type_error("object of type '", type_name(a[0]), "' has no len()");
-  }
-  if (a[0].is(Type::kUndefined)) return a[0];
   const Value end = a[3].missing() ? c.str("...") : a[3];
   if (!c.ok() || !end.is_str()) return c.type_error("truncate() wants a text as end");
   if (!integer_or(c, a[1], 255, size)) return Value();
@@ -172,7 +168,11 @@ Value do_truncate(Context& c, Value* a) {
   if (size < end_size) return c.error("AssertionError: expected length >= ", end_size, ", got ",
                                       size);
   if (leeway < 0) return c.error("AssertionError: expected leeway >= 0, got ", leeway);
-  if (length(c, a[0]) <= size + leeway) return a[0];
+  const int64_t n = length(c, a[0]);
+  if (!c.ok() || n <= size + leeway) return a[0];
+  if (!a[0].is_str()) {
+    return c.error("AttributeError: '", type_name(a[0]), "' object has no attribute 'rsplit'");
+  }
   const absl::string_view text = a[0].text();
   absl::string_view kept =
       text.substr(0, offset_of_code_point(text, static_cast<size_t>(size - end_size)));

@@ -274,7 +274,12 @@ void Interpreter::step(const Instr& in) {
       return;
     case Code::kFail: c_.error(program_.constants[in.a].text()); return;
     case Code::kOutput: {
-      const Value text = to_str(c_, pop());
+      const Value v = pop();
+      if (in.a != 0 && !v.is_str()) {
+        c_.type_error("expected str instance, ", type_name(v), " found");
+        return;
+      }
+      const Value text = to_str(c_, v);
       if (c_.ok()) output(text.text());
       return;
     }

@@ -253,20 +253,30 @@ Value unique(Context& c, Args& args) {
   return stream(c, new UniqueStream(a[0], std::move(path), sensitive), a[0], Args());
 }
 
+class ItemsStream final : public Stream {
+ public:
+  using Stream::Stream;
+
+ private:
+  bool start(Context& c) override {
+    if (source().is(Type::kDict)) return true;
+    if (!source().is(Type::kUndefined)) c.type_error("Can only get item pairs from a mapping.");
+    return false;
+  }
+  bool produce(Context& c, Value& item) override {
+    Value key;
+    if (!from_source(c, key)) return false;
+    item = c.tuple({key, get_item(c, dict_, key)});
+    return c.ok();
+  }
+
+  Value dict_ = source();
+};
+
 Value items(Context& c, Args& args) {
   Value a[1];
   if (!bind_args(c, "items", args, 1, {"value"}, a)) return Value();
-  Ref<Iter> iter;
-  if (a[0].is(Type::kUndefined)) {
-    iter = iterate_items(c, {}, "generator");
-  } else if (a[0].is(Type::kDict)) {
-    const Value view = c.adopt(Type::kView, new View(Ref<Dict>(&a[0].as<Dict>()), View::kItems),
-                               a[0].depth());
-    if (c.ok()) iter = iterate(c, view);
-  } else {
-    return c.type_error("Can only get item pairs from a mapping.");
-  }
-  return c.ok() ? Value::object(Type::kIter, iter.get()) : Value();
+  return stream(c, new ItemsStream(a[0]), a[0], Args());
 }
 
 Value format(Context& c, Args& args) {

@@ -9,7 +9,7 @@
 #include <new>
 #include <sstream>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "commands.h"
 #include "failure.h"
@@ -32,10 +32,11 @@ class HelpFormatter : public CLI::Formatter {
     const std::string value = option->get_default_str();
     return " " + type + (value.empty() ? "" : " (" + value + ")");
   }
-  std::string make_group(std::string group, bool positional,
-                         std::vector<const CLI::Option*> options) const override {
-    std::string text = "\n" + group + ":\n";
-    for (const CLI::Option* option : options) text += make_option(option, positional);
+  // One blank line between groups, not two.
+  std::string make_help(const CLI::App* app, std::string name,
+                        CLI::AppFormatMode mode) const override {
+    std::string text = CLI::Formatter::make_help(app, std::move(name), mode);
+    for (size_t at; (at = text.find("\n\n\n")) != std::string::npos;) text.erase(at, 1);
     return text;
   }
 };

@@ -569,7 +569,7 @@ enum {
   PONDER_FINISH_TOOL = 3,      /* reserved: the model calls a tool */
   PONDER_FINISH_CANCELLED = 4, /* by cancel, or its session's destroy */
   PONDER_FINISH_BUDGET = 5,    /* THOUGHT_END only: a thought budget */
-  PONDER_FINISH_HOST = 6       /* THOUGHT_END only: ponder_generation_close_thought */
+  PONDER_FINISH_HOST = 6       /* THOUGHT_END only: close_thought, or REASONING_OFF */
 };
 
 typedef struct ponder_event {

@@ -44,7 +44,6 @@ struct ponder_chat {
 
 struct ponder_request {
   ponder::engine::Request request;
-  int32_t tokenize_flags = 0;  // of request.text, which submit tokenises before the engine sees it
 };
 
 struct ponder_session {
@@ -59,6 +58,17 @@ struct ponder_generation {
 };
 
 namespace ponder::capi {
+
+// PONDER_TOKENIZE_*, combined.
+inline bool tokenize_flags_known(int32_t flags) {
+  return (flags & ~(PONDER_TOKENIZE_SPECIAL | PONDER_TOKENIZE_ADD_SPECIAL)) == 0;
+}
+inline EncodeOptions encode_options(int32_t flags) {
+  EncodeOptions options;
+  options.parse_special = (flags & PONDER_TOKENIZE_SPECIAL) != 0;
+  options.add_special = (flags & PONDER_TOKENIZE_ADD_SPECIAL) != 0;
+  return options;
+}
 
 // Counted handles: one more reference, and one less.
 template <typename Handle>

@@ -228,17 +228,14 @@ ponder_status ponder_model_get_stats(const ponder_model* m, ponder_stats* stats,
 
 ponder_status ponder_model_tokenize(const ponder_model* m, const char* text, size_t size,
                                     int32_t flags, ponder_token* tokens, size_t* count) {
-  constexpr int32_t kKnown = PONDER_TOKENIZE_SPECIAL | PONDER_TOKENIZE_ADD_SPECIAL;
   absl::string_view view;
-  if (m == nullptr || !capi::text_argument(text, size, &view) || (flags & ~kKnown) != 0 ||
-      !capi::buffer_argument(tokens, count)) {
+  if (m == nullptr || !capi::text_argument(text, size, &view) ||
+      !capi::tokenize_flags_known(flags) || !capi::buffer_argument(tokens, count)) {
     return PONDER_ERR_INVALID_ARGUMENT;
   }
   return capi::guarded(nullptr, [&]() -> ponder::StatusOr<ponder_status> {
-    ponder::EncodeOptions options;
-    options.parse_special = (flags & PONDER_TOKENIZE_SPECIAL) != 0;
-    options.add_special = (flags & PONDER_TOKENIZE_ADD_SPECIAL) != 0;
-    PONDER_ASSIGN_OR_RETURN(const auto ids, m->model->tokenizer().encode(view, options));
+    PONDER_ASSIGN_OR_RETURN(const auto ids,
+                            m->model->tokenizer().encode(view, capi::encode_options(flags)));
     return capi::copy_buffer(ids.data(), ids.size(), tokens, count);
   });
 }

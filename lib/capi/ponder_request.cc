@@ -9,7 +9,6 @@ namespace capi = ponder::capi;
 
 namespace {
 
-constexpr int32_t kTokenizeFlags = PONDER_TOKENIZE_SPECIAL | PONDER_TOKENIZE_ADD_SPECIAL;
 constexpr size_t kMaxStops = 64;
 constexpr size_t kMaxStopBytes = 4096;
 constexpr int32_t kMaxTopLogprobs = 1000;
@@ -55,12 +54,12 @@ ponder_status ponder_request_set_chat(ponder_request* r, const ponder_chat* c) {
 ponder_status ponder_request_set_text(ponder_request* r, const char* text, size_t size,
                                       int32_t flags) {
   absl::string_view view;
-  const bool valid = capi::text_argument(text, size, &view) && (flags & ~kTokenizeFlags) == 0;
+  const bool valid = capi::text_argument(text, size, &view) && capi::tokenize_flags_known(flags);
   return set(r, valid, [&](ponder::engine::Request& request) {
     request.text = std::string(view);
     request.chat.reset();
     request.tokens.reset();
-    r->tokenize_flags = flags;
+    request.text_options = capi::encode_options(flags);
   });
 }
 

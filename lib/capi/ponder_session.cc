@@ -17,34 +17,6 @@ ponder::Status not_inside_callback(const engine::Session& session) {
   return ponder::OkStatus();
 }
 
-// The request as the engine takes it: text is tokenised here, as its flags say.
-ponder::StatusOr<engine::Request> prepared(const ponder_request& r, const engine::Model& model) {
-  engine::Request request = r.request;
-  if (!request.chat && !request.text && !request.tokens) {
-    return ponder::invalid_argument_error(
-        "the request has no prompt; give it a chat, a text or tokens");
-  }
-  if (request.text) {
-    ponder::EncodeOptions options;
-    options.parse_special = (r.tokenize_flags & PONDER_TOKENIZE_SPECIAL) != 0;
-    options.add_special = (r.tokenize_flags & PONDER_TOKENIZE_ADD_SPECIAL) != 0;
-    PONDER_ASSIGN_OR_RETURN(request.tokens, model.tokenizer().encode(*request.text, options));
-    request.text.reset();
-    if (request.tokens->empty()) {
-      return ponder::invalid_argument_error(
-          "the prompt is empty; a generation needs at least one token to continue");
-    }
-  }
-  const uint32_t vocabulary = model.info().vocabulary;
-  for (const auto& [token, bias] : request.logit_bias) {
-    if (static_cast<uint32_t>(token) >= vocabulary) {
-      return ponder::invalid_argument_error("the logit bias names token ", token,
-                                            ", outside the vocabulary of ", vocabulary);
-    }
-  }
-  return request;
-}
-
 }  // namespace
 
 ponder_status ponder_session_create(ponder_model* m, ponder_session** out, ponder_error** err) {
@@ -102,9 +74,8 @@ ponder_status ponder_session_submit(ponder_session* s, const ponder_request* r,
     if (r == nullptr) return ponder::invalid_argument_error("the request is NULL");
     if (out == nullptr) return ponder::invalid_argument_error("out is NULL");
     PONDER_RETURN_IF_ERROR(not_inside_callback(*s->session));
-    PONDER_ASSIGN_OR_RETURN(const engine::Request request, prepared(*r, *s->session->model()));
     auto handle = std::make_unique<ponder_generation>();
-    PONDER_ASSIGN_OR_RETURN(handle->generation, s->session->submit(request));
+    PONDER_ASSIGN_OR_RETURN(handle->generation, s->session->submit(r->request));
     engine::Generation& generation = *handle->generation;
     *out = handle.release();
     // Only now can next_ready tell of it: news of before was announced too early.

@@ -177,9 +177,7 @@ def check_abidiff(source, _):
         skip("abidiff is not installed (Debian package abigail-tools)")
     with tempfile.TemporaryDirectory() as folder:
         library = describe(source, pathlib.Path(folder))
-        # Structs that a program only has by pointer are ours to change.
-        done = run(["abidiff", "--headers-dir2", str(source / "include"), str(source / "tests/abi/ponder.abi"),
-                    str(library)])
+        done = run(["abidiff", str(source / "tests/abi/ponder.abi"), str(library)])
     if done.returncode == 0:
         print("abidiff: ok, the ABI is the recorded one")
         return 0
@@ -197,8 +195,7 @@ def record(source, _):
         skip("abidw is not installed (Debian package abigail-tools)")
     with tempfile.TemporaryDirectory() as folder:
         library = describe(source, pathlib.Path(folder))
-        done = run(["abidw", "--no-corpus-path", "--no-comp-dir-path", "--no-show-locs", "--headers-dir",
-                    str(source / "include"), "--out-file", str(source / "tests/abi/ponder.abi"), str(library)])
+        done = run(["abidw", "--no-corpus-path", "--no-comp-dir-path", "--no-show-locs", "--out-file", str(source / "tests/abi/ponder.abi"), str(library)])
     print(done.stdout + done.stderr, end="")
     return done.returncode
 

@@ -132,12 +132,7 @@ void Engine::submit(std::unique_ptr<Sequence> sequence, std::vector<int32_t> pro
   timeline.table.truncate(static_cast<int32_t>(common));
   timeline.tokens = std::move(prompt);
   timeline.busy = true;
-}
-
-bool Engine::has_work() const {
-  if (waiting_count_.load() + running_count_.load() > 0) return true;
-  absl::MutexLock lock(&mu_);
-  return !newcomers_.empty();
+  ++active_;
 }
 
 ModelStats Engine::stats() const {
@@ -145,8 +140,8 @@ ModelStats Engine::stats() const {
   ModelStats stats = totals_;
   stats.kv_bytes_used = static_cast<uint64_t>(cache_.used_pages()) * kv_layout_.page_bytes *
                         static_cast<uint64_t>(graph_->kv_shape().layers);
-  stats.running = running_count_.load();
-  stats.waiting = waiting_count_.load() + static_cast<uint32_t>(newcomers_.size());
+  stats.running = admitted_.load();
+  stats.waiting = active_.load() - stats.running;
   if (prefill_s_ > 0) {
     stats.prefill_tokens_per_s = static_cast<float>(static_cast<double>(prefill_rows_) / prefill_s_);
   }
@@ -173,8 +168,6 @@ bool Engine::run_slice() {
   } catch (...) {  // nothing of ours throws anything else; a host's callback must not, but might
     abandon(absl::InternalError("an unexpected exception stopped the step"));
   }
-  waiting_count_.store(static_cast<uint32_t>(waiting_.size()));
-  running_count_.store(static_cast<uint32_t>(running_.size()));
   return worked;
 }
 
@@ -239,6 +232,7 @@ void Engine::admit() {
     }
     running_.push_back(std::move(waiting_.front()));
     waiting_.erase(waiting_.begin());
+    set_admitted(&sequence, true);
     if (sequence.started) continue;
     sequence.started = true;
     sequence.stats.prompt_tokens = sequence.prompt_tokens;
@@ -287,6 +281,7 @@ bool Engine::make_room(Sequence* sequence, int32_t rows) {
       }
       if (other.ended || other.timeline->table.pages().empty()) continue;
       other.timeline->table.clear();
+      set_admitted(&other, false);
       ++other.stats.preemptions;
       ++totals_.preemptions;
       waiting_.insert(waiting_.begin(), std::move(running_[i]));
@@ -499,7 +494,7 @@ void Engine::take_token(Sequence& s, const SampledToken& sampled) {
   s.stats.answer_tokens = s.gate->answer_tokens();
   totals_.thought_tokens += s.stats.thought_tokens - thoughts_before;
   totals_.answer_tokens += s.stats.answer_tokens - answers_before;
-  SampledToken told_token = sampled;
+  SampledToken told_token = sampled;  // where the gate put a close marker, with its place's logprobs
   told_token.id = accepted.token;
   s.writer->queue(told_token);
   s.state->update(s.stats);
@@ -512,6 +507,20 @@ void Engine::take_token(Sequence& s, const SampledToken& sampled) {
   }
 }
 
+void Engine::set_admitted(Sequence* s, bool admitted) {
+  if (s->admitted == admitted) return;
+  s->admitted = admitted;
+  admitted ? ++admitted_ : --admitted_;
+}
+
+// The session is free before its host hears of the end: it may submit again at once.
+void Engine::set_ended(Sequence* s) {
+  set_admitted(s, false);
+  --active_;
+  s->timeline->busy = false;
+  s->ended = true;
+}
+
 void Engine::finish(Sequence* s, Finish reason) {
   if (s->ended) return;
   Event event;
@@ -521,6 +530,7 @@ void Engine::finish(Sequence* s, Finish reason) {
     s->stats.answer_tokens = s->gate->answer_tokens();
     s->writer->resolve(rest, s->stats);
     s->writer->flush(s->stats);
+    if (reason == Finish::kStop && s->writer->called_tools()) reason = Finish::kTool;
     const auto& tokens = s->timeline->tokens;
     if (tokens.size() > s->prompt_tokens) event.tokens.assign(tokens.begin() + s->prompt_tokens, tokens.end());
   }
@@ -532,16 +542,13 @@ void Engine::finish(Sequence* s, Finish reason) {
   event.thought_tokens = static_cast<uint32_t>(s->stats.thought_tokens);
   event.answer_tokens = static_cast<uint32_t>(s->stats.answer_tokens);
   s->state->update(s->stats);
-  // The session is free before the host hears of it: it may submit again at once.
-  s->timeline->busy = false;
-  s->ended = true;
+  set_ended(s);
   s->state->publish(std::move(event));
 }
 
 void Engine::fail(Sequence* s, const Status& status) {
   if (s->ended) return;
-  s->timeline->busy = false;
-  s->ended = true;
+  set_ended(s);
   s->state->fail(status);
 }
 

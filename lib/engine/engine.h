@@ -55,7 +55,6 @@ class Engine {
   bool run_slice();
   // Prefill chunks shrink so that a layer fits; 0: no limit.
   void set_slice_budget(uint64_t budget_us) { slice_budget_us_ = budget_us; }
-  bool has_work() const;
 
   // ---- timelines ----
   // Gives its pages back, under the lock, when its last holder lets go of it.
@@ -116,6 +115,8 @@ class Engine {
   void take_token(Sequence& s, const SampledToken& token) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void abandon(const Status& failure);  // every sequence of the step fails
   void reap();                          // cancelled and ended ones leave
+  void set_admitted(Sequence* sequence, bool admitted);
+  void set_ended(Sequence* sequence);
   void finish(Sequence* sequence, Finish reason);
   void fail(Sequence* sequence, const Status& status);
   void told();  // something was published
@@ -138,12 +139,13 @@ class Engine {
   std::vector<Timeline*> timelines_ ABSL_GUARDED_BY(mu_);
   std::vector<std::unique_ptr<Sequence>> newcomers_ ABSL_GUARDED_BY(mu_);
   ModelStats totals_ ABSL_GUARDED_BY(mu_);
+  // Sequences that have not ended, and those of them that were admitted.
+  std::atomic<uint32_t> active_{0}, admitted_{0};
   double prefill_s_ ABSL_GUARDED_BY(mu_) = 0, decode_s_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t prefill_rows_ ABSL_GUARDED_BY(mu_) = 0, decode_rows_ ABSL_GUARDED_BY(mu_) = 0;
 
   // The driver's own.
   std::vector<std::unique_ptr<Sequence>> waiting_, running_;  // oldest first
-  std::atomic<uint32_t> waiting_count_{0}, running_count_{0};
   std::optional<Step> step_;
   Sequence* culprit_ = nullptr;  // whom an exception is about while planning or committing
   uint64_t slice_budget_us_ = 0;

@@ -194,35 +194,6 @@ void Model::find_markers() {
   }
 }
 
-StatusOr<std::vector<int32_t>> Model::prompt(const Request& request) const {
-  std::vector<int32_t> tokens;
-  if (request.tokens) {
-    tokens = *request.tokens;
-  } else if (request.text) {
-    PONDER_ASSIGN_OR_RETURN(tokens, tokenizer_->encode(*request.text, request.text_options));
-  } else if (request.chat != nullptr) {
-    PONDER_ASSIGN_OR_RETURN(const std::string text, render(*request.chat, request.reasoning));
-    EncodeOptions options;
-    options.parse_special = true;  // the template writes the special tokens, begin-of-text included
-    PONDER_ASSIGN_OR_RETURN(tokens, tokenizer_->encode(text, options));
-  } else {
-    return invalid_argument_error("the request has no prompt; set a chat, a text or tokens");
-  }
-  if (tokens.empty()) return invalid_argument_error("the prompt is empty; it needs one token at least");
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= info_.vocabulary) {
-      return invalid_argument_error("token ", tokens[i], " at position ", i,
-                                    " of the prompt is not in the model's vocabulary of ",
-                                    info_.vocabulary);
-    }
-  }
-  if (tokens.size() >= info_.context) {
-    return context_full_error("the prompt has ", tokens.size(), " tokens and the context holds ",
-                              info_.context, "; shorten it, or load the model with a longer context");
-  }
-  return tokens;
-}
-
 ModelStats Model::stats() const { return engine_->stats(); }
 
 StatusOr<Scores> Model::score(std::span<const int32_t> tokens, uint32_t top_n) {

@@ -100,6 +100,10 @@ class Model : public std::enable_shared_from_this<Model> {
   // How a request's thoughts are recognised and bounded; everything but its own budgets is the same
   // for all requests.
   const ReasoningOptions& reasoning() const { return reasoning_; }
+  // How the model writes tool calls, as far as its template shows.
+  ToolFormat tool_format() const {
+    return template_ == nullptr ? ToolFormat::kNone : template_->facts().tool_format;
+  }
   Engine& engine() { return *engine_; }
 
  private:

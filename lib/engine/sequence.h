@@ -20,6 +20,7 @@
 #include "lib/sample/sampler.h"
 #include "lib/sample/stop_matcher.h"
 #include "lib/text/stream_decoder.h"
+#include "lib/text/tool_calls.h"
 
 namespace ponder::engine {
 
@@ -39,12 +40,19 @@ struct ScoreSink {
   std::vector<float> top_logprobs;
 };
 
-// Turns tokens into events: text of whole code points, thoughts apart from the answer, stop strings
-// cut, blank lines around the markers trimmed. Tokens travel with the next text that comes out.
+// Turns tokens into events: text of whole code points, thoughts apart from the answer, tool calls
+// apart from its text, stop strings cut, blank lines around the markers trimmed. Tokens travel with
+// the next event that comes out.
 class EventWriter {
  public:
-  EventWriter(const Tokenizer* tokenizer, GenerationState* state, StopMatcher stops,
-              uint32_t top_count, bool with_logprobs, bool hide_thoughts);
+  struct Options {
+    StopMatcher stops;
+    ToolFormat tools = ToolFormat::kNone;  // how the model writes calls, if it was given tools
+    bool logprobs = false;
+    uint32_t top_count = 0;
+    bool hide_thoughts = false;
+  };
+  EventWriter(const Tokenizer* tokenizer, GenerationState* state, Options options);
 
   // What was sampled, before it is known what it is.
   void queue(const SampledToken& token);
@@ -52,20 +60,23 @@ class EventWriter {
   bool resolve(const Accepted& accepted, const GenerationStats& totals);
   // The text ends without a stop string.
   void flush(const GenerationStats& totals);
+  bool called_tools() const { return called_tools_; }
 
  private:
   void add_text(Phase phase, const GenerationStats& totals);
-  void emit(EventKind kind, std::string text, const GenerationStats& totals);
+  void emit_answer(std::string text, bool last, const GenerationStats& totals);
+  // With the tokens spoken since the last event.
+  void emit(Event event, const GenerationStats& totals);
 
   GenerationState* state_;
-  uint32_t top_count_;
-  bool with_logprobs_, hide_thoughts_;
+  Options options_;
+  ToolCallParser tools_;
+  bool called_tools_ = false;
   std::deque<SampledToken> unresolved_;
   std::vector<SampledToken> spoken_;  // resolved as text, not yet in an event
   Phase spoken_phase_ = Phase::kNone;
   StreamDecoder thought_decoder_, answer_decoder_;
   std::optional<BlankTrimmer> thought_trimmer_, answer_trimmer_;  // set once a marker was seen
-  StopMatcher stops_;
 };
 
 struct Sequence {
@@ -84,7 +95,8 @@ struct Sequence {
   GenerationStats stats;
   absl::Time submitted, first_token;
   bool started = false;  // STARTED has been published
-  bool ended = false;    // FINISHED or the failure has been published
+  bool admitted = false;  // has its place among the running
+  bool ended = false;     // FINISHED or the failure is published
 
   int64_t computed() const { return timeline->table.size(); }
   int64_t pending() const { return static_cast<int64_t>(timeline->tokens.size()) - computed(); }

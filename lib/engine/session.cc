@@ -121,8 +121,15 @@ StatusOr<std::shared_ptr<Generation>> Session::submit(const Request& request) {
   sequence->gate.emplace(&reasoning, prompt,
                          [&](int32_t id) { return tokenizer.is_special(id); });
   sequence->sampler.emplace(params, prompt_size);
-  sequence->writer.emplace(&tokenizer, state.get(), std::move(stops), request.logprobs,
-                           request.want_logprobs, request.thought_hidden);
+  EventWriter::Options events;
+  events.stops = std::move(stops);
+  if (request.chat != nullptr && !request.chat->tools().is_null()) {
+    events.tools = model_->tool_format();
+  }
+  events.logprobs = request.want_logprobs;
+  events.top_count = request.logprobs;
+  events.hide_thoughts = request.thought_hidden;
+  sequence->writer.emplace(&tokenizer, state.get(), std::move(events));
 
   auto generation = std::make_shared<Generation>(shared_from_this(), state);
   current_ = state;

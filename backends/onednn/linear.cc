@@ -10,6 +10,29 @@ namespace {
 
 // A task does one panel for at most so many rows: beyond it the rows' own bytes crowd the cache.
 constexpr int64_t kRowsPerTask = 512;
+// Rows beyond so many bytes do not stay in the cache that all cores share, from panel to panel.
+constexpr int64_t kSharedCacheBytes = int64_t{8} << 20;
+
+// The tasks of one product: every panel times every block of rows. Tasks that run one after another
+// share what is dearer to read again: the panel, or, when the rows outgrow the cache, the rows.
+struct Tiling {
+  Tiling(int64_t panel_count, int64_t row_count, int64_t row_bytes)
+      : panels(panel_count),
+        rows(row_count),
+        row_blocks((row_count + kRowsPerTask - 1) / kRowsPerTask),
+        rows_stay(row_count * row_bytes <= kSharedCacheBytes) {}
+
+  int64_t tasks() const { return panels * row_blocks; }
+  int64_t panel(int64_t task) const { return rows_stay ? task / row_blocks : task % panels; }
+  int64_t first_row(int64_t task) const { return rows * block(task) / row_blocks; }
+  int64_t row_end(int64_t task) const { return rows * (block(task) + 1) / row_blocks; }
+
+ private:
+  int64_t block(int64_t task) const { return rows_stay ? task % row_blocks : task / panels; }
+
+  int64_t panels, rows, row_blocks;
+  bool rows_stay;
+};
 
 // About how many nanoseconds one panel takes for `rows` rows: reading it, or multiplying.
 double panel_work(const PanelWeight& w, int64_t rows) {
@@ -182,13 +205,14 @@ Status Linear::run_bf16(const LinearParams& p, const PanelWeight& w) {
   const Brgemm::Kernel* const last_kernel =
       last_k > 0 ? find_brgemm(rows, w.depth - last_k, lda, ldc, true) : nullptr;
 
-  const int64_t row_blocks = (rows + kRowsPerTask - 1) / kRowsPerTask;
-  const double work = panel_work(w, rows) / static_cast<double>(row_blocks);
-  workers_.tasks(w.panels * row_blocks, work, [&](int64_t task, uint32_t) {
-    const int64_t panel = task / row_blocks;
-    const int64_t first = rows * (task % row_blocks) / row_blocks;
+  const Tiling tiling(w.panels, rows, lda * static_cast<int64_t>(sizeof(uint16_t)));
+  const double work =
+      panel_work(w, rows) * static_cast<double>(w.panels) / static_cast<double>(tiling.tasks());
+  workers_.tasks(tiling.tasks(), work, [&](int64_t task, uint32_t) {
+    const int64_t panel = tiling.panel(task);
+    const int64_t first = tiling.first_row(task);
     GemmArgs g;
-    g.m = rows * (task % row_blocks + 1) / row_blocks - first;
+    g.m = tiling.row_end(task) - first;
     g.lda = lda;
     g.n = static_cast<int32_t>(std::min(kPanel, w.rows - panel * kPanel));
     g.ldc = ldc;
@@ -217,13 +241,14 @@ Status Linear::run_f32(const LinearParams& p, const PanelWeight& w) {
         unpacked_.reserve(workers_.lanes() * block * kPanel * static_cast<int64_t>(sizeof(float))));
     unpacked = reinterpret_cast<float*>(memory);
   }
-  const int64_t row_blocks = (rows + kRowsPerTask - 1) / kRowsPerTask;
-  const double work = panel_work(w, rows) / static_cast<double>(row_blocks);
-  workers_.tasks(w.panels * row_blocks, work, [&](int64_t task, uint32_t lane) {
-    const int64_t panel = task / row_blocks;
-    const int64_t first = rows * (task % row_blocks) / row_blocks;
+  const Tiling tiling(w.panels, rows, w.cols * static_cast<int64_t>(sizeof(float)));
+  const double work =
+      panel_work(w, rows) * static_cast<double>(w.panels) / static_cast<double>(tiling.tasks());
+  workers_.tasks(tiling.tasks(), work, [&](int64_t task, uint32_t lane) {
+    const int64_t panel = tiling.panel(task);
+    const int64_t first = tiling.first_row(task);
     GemmArgs g;
-    g.m = rows * (task % row_blocks + 1) / row_blocks - first;
+    g.m = tiling.row_end(task) - first;
     g.lda = p.x.stride[0];
     g.n = static_cast<int32_t>(std::min(kPanel, w.rows - panel * kPanel));
     g.ldc = p.out.stride[0];

@@ -67,7 +67,6 @@ StatusOr<Json> parse_json(absl::string_view text, absl::string_view what) {
     return corrupt_error(what, ": not valid JSON: byte ", at, ": a NUL");
   }
   Json root;
-  const JsonGuard guard(root);
   BoundedBuilder builder(root);
   const bool ok = Json::sax_parse(text.begin(), text.end(), &builder);
   if (!ok) return corrupt_error(what, ": not valid JSON: ", builder.error());
@@ -76,7 +75,6 @@ StatusOr<Json> parse_json(absl::string_view text, absl::string_view what) {
 
 StatusOr<Json> parse_json_object(absl::string_view text, absl::string_view what) {
   PONDER_ASSIGN_OR_RETURN(Json json, parse_json(text, what));
-  const JsonGuard guard(json);
   if (!json.is_object()) return corrupt_error(what, ": the top level must be a JSON object");
   return json;
 }

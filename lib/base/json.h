@@ -19,33 +19,6 @@ namespace ponder {
 
 using Json = nlohmann::json;
 
-// Empties `json` without allocating anything. nlohmann's destructor allocates when an array or
-// object still has members, and where that fails it ends the process, for destructors may not
-// throw. So whoever owns a tree empties it first, most simply with a JsonGuard beside it.
-template <typename AnyJson>
-void release_json(AnyJson& json) noexcept {
-  if (!json.is_structured()) return;
-  try {
-    for (auto& member : json) release_json(member);  // no deeper than parse_json lets it be
-    json.clear();
-  } catch (...) {  // only for other kinds of values, which these are not
-  }
-}
-
-// Empties the tree that it stands beside when the scope ends, however it ends. A tree that was moved
-// away meanwhile is null, which is fine.
-template <typename AnyJson = Json>
-class JsonGuard {
- public:
-  explicit JsonGuard(AnyJson& json) : json_(json) {}
-  ~JsonGuard() { release_json(json_); }
-  JsonGuard(const JsonGuard&) = delete;
-  JsonGuard& operator=(const JsonGuard&) = delete;
-
- private:
-  AnyJson& json_;
-};
-
 // `what` names the text in errors ("config.json"). Nesting beyond 128 levels is refused, duplicate
 // keys keep the last value, invalid UTF-8 is an error. Never throws anything but std::bad_alloc.
 StatusOr<Json> parse_json(absl::string_view text, absl::string_view what);

@@ -29,11 +29,6 @@ const Json* find(const Json& object, const char* key) {
   return it == object.end() || it->is_null() ? nullptr : &*it;
 }
 
-void erase(Json* object, const Json::iterator& member) {
-  release_json(*member);
-  object->erase(member);
-}
-
 // Reads optional fields of one object and remembers the first that is wrong.
 class Fields {
  public:
@@ -132,8 +127,7 @@ Status unnest_rope_parameters(Json* config, absl::string_view what) {
   const auto it = config->find("rope_parameters");
   if (it == config->end()) return OkStatus();
   Json rope = std::move(*it);
-  const JsonGuard guard(rope);
-  erase(config, it);
+  config->erase(it);
   if (rope.is_null()) return OkStatus();
   if (!rope.is_object()) {
     return corrupt_error(what, ": \"rope_parameters\" must be an object, found ", found(rope));
@@ -148,7 +142,7 @@ Status unnest_rope_parameters(Json* config, absl::string_view what) {
     const auto moved = rope.find(key);
     if (moved == rope.end()) continue;
     if (!moved->is_null()) (*config)[key] = std::move(*moved);
-    erase(&rope, moved);
+    rope.erase(moved);
   }
   (*config)["rope_scaling"] = std::move(rope);
   return OkStatus();
@@ -164,7 +158,7 @@ Status normalize_rope_scaling(Json* config, absl::string_view what) {
                          found(scaling));
   }
   if (scaling.is_null() || scaling.empty()) {
-    erase(config, it);
+    config->erase(it);
     return OkStatus();
   }
   // "type" is the old spelling; where both are there, the new one counts.
@@ -176,10 +170,10 @@ Status normalize_rope_scaling(Json* config, absl::string_view what) {
   }
   std::string name = text_of(*type);
   if (name == "default") {
-    erase(config, it);
+    config->erase(it);
     return OkStatus();
   }
-  if (const auto old = scaling.find("type"); old != scaling.end()) erase(&scaling, old);
+  scaling.erase("type");
   scaling["rope_type"] = std::move(name);
   return OkStatus();
 }
@@ -188,7 +182,6 @@ Status normalize_rope_scaling(Json* config, absl::string_view what) {
 
 StatusOr<Json> read_model_config(absl::string_view text, absl::string_view what) {
   PONDER_ASSIGN_OR_RETURN(Json config, parse_json_object(text, what));
-  const JsonGuard guard(config);
 
   const Json* architectures = find(config, "architectures");
   const bool usable = architectures != nullptr && architectures->is_array() &&
@@ -208,21 +201,20 @@ StatusOr<Json> read_model_config(absl::string_view text, absl::string_view what)
 
   if (const auto it = config.find("dtype"); it != config.end()) {
     if (find(config, "torch_dtype") == nullptr) config["torch_dtype"] = std::move(*it);
-    erase(&config, config.find("dtype"));
+    config.erase("dtype");
   }
   if (const auto it = config.find("torch_dtype"); it != config.end() && !it->is_string()) {
     if (!it->is_null()) {
       return corrupt_error(what, ": \"torch_dtype\" must be a string, found ", found(*it));
     }
-    erase(&config, it);
+    config.erase(it);
   }
   return config;
 }
 
 StatusOr<GenerationDefaults> read_generation_defaults(absl::string_view text,
                                                       absl::string_view what) {
-  PONDER_ASSIGN_OR_RETURN(Json json, parse_json_object(text, what));
-  const JsonGuard guard(json);
+  PONDER_ASSIGN_OR_RETURN(const Json json, parse_json_object(text, what));
   GenerationDefaults defaults;
   Fields fields(json, what);
   fields.boolean("do_sample", &defaults.do_sample);
@@ -254,8 +246,7 @@ Status complete_generation_defaults(const Json& config, GenerationDefaults* defa
 
 StatusOr<TokenizerSettings> read_tokenizer_settings(absl::string_view text,
                                                     absl::string_view what) {
-  PONDER_ASSIGN_OR_RETURN(Json json, parse_json_object(text, what));
-  const JsonGuard guard(json);
+  PONDER_ASSIGN_OR_RETURN(const Json json, parse_json_object(text, what));
   TokenizerSettings settings;
   Fields fields(json, what);
   fields.token("bos_token", &settings.bos_token);
@@ -304,8 +295,7 @@ StatusOr<TokenizerSettings> read_tokenizer_settings(absl::string_view text,
 
 Status complete_special_tokens(absl::string_view text, TokenizerSettings* settings,
                                absl::string_view what) {
-  PONDER_ASSIGN_OR_RETURN(Json json, parse_json_object(text, what));
-  const JsonGuard guard(json);
+  PONDER_ASSIGN_OR_RETURN(const Json json, parse_json_object(text, what));
   Fields fields(json, what);
   if (settings->bos_token.empty()) fields.token("bos_token", &settings->bos_token);
   if (settings->eos_token.empty()) fields.token("eos_token", &settings->eos_token);

@@ -19,11 +19,6 @@
 namespace ponder {
 
 struct ModelFiles {
-  ModelFiles() = default;
-  ModelFiles(ModelFiles&&) = default;  // NOLINT(bugprone-exception-escape): no member throws
-  ModelFiles& operator=(ModelFiles&&) = default;
-  ~ModelFiles() { release_json(config); }
-
   std::string name;          // for people: the folder's name, or what the files call the model
   std::string architecture;  // "Qwen2ForCausalLM": selects the model file
   Json config;               // as read_model_config returns it

@@ -113,9 +113,11 @@ class CpuBackend final : public Backend {
   StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) const override {
     return cpu::kv_layout(shape, wanted);
   }
-  // Half the memory and traffic of f32 at an eighth of bf16's rounding.
+  // f16 has half the memory and traffic of f32, and an eighth of bf16's rounding; without
+  // instructions for it it is slow.
   DType default_kv_dtype(Precision precision) const override {
-    return precision == Precision::kF32 ? DType::kF32 : DType::kF16;
+    const bool slow = kernels_ == cpu::kernels_portable();
+    return precision == Precision::kF32 || slow ? DType::kF32 : DType::kF16;
   }
 
   Status upload(const void* host, void* device, uint64_t bytes) override {

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <random>
 #include <string>
 #include <vector>
@@ -53,6 +54,9 @@ struct Target {
   bool available;
   std::function<StatusOr<std::unique_ptr<Backend>>(const BackendContext&)> make;
 };
+
+// For gtest, which would print bytes.
+inline void PrintTo(const Target& target, std::ostream* out) { *out << target.name; }
 
 inline std::vector<Target> targets() {
   std::vector<Target> all;

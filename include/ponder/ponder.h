@@ -58,19 +58,19 @@ enum {
   PONDER_PENDING = 1, /* nothing to hand out yet; ask again */
   PONDER_DONE = 2,    /* nothing more will ever come */
 
-  PONDER_ERR_INVALID_ARGUMENT = -1, /* the caller passed something that can never work */
-  PONDER_ERR_NOT_FOUND = -2,        /* a file, tensor, hint or template is not there */
-  PONDER_ERR_UNSUPPORTED = -3,      /* a known thing this build, device or model cannot do */
-  PONDER_ERR_CORRUPT = -4,          /* malformed model, template or JSON */
-  PONDER_ERR_MISMATCH = -5,         /* well-formed, but made for another model or version */
-  PONDER_ERR_IO = -6,               /* reading failed; the error text says what */
-  PONDER_ERR_OUT_OF_MEMORY = -7,    /* host or device; the error text says which, how much */
-  PONDER_ERR_CONTEXT_FULL = -8,     /* the prompt leaves no room in the context or the KV cache */
-  PONDER_ERR_BUSY = -9,             /* in use by an operation under way */
-  PONDER_ERR_CANCELLED = -10,       /* the host asked to stop */
+  PONDER_ERR_INVALID_ARGUMENT = -1,  /* the caller passed something that can never work */
+  PONDER_ERR_NOT_FOUND = -2,         /* a file, tensor, hint or template is not there */
+  PONDER_ERR_UNSUPPORTED = -3,       /* a known thing this build, device or model cannot do */
+  PONDER_ERR_CORRUPT = -4,           /* malformed model, template or JSON */
+  PONDER_ERR_MISMATCH = -5,          /* well-formed, but made for another model or version */
+  PONDER_ERR_IO = -6,                /* reading failed; the error text says what */
+  PONDER_ERR_OUT_OF_MEMORY = -7,     /* host or device; the error text says which, how much */
+  PONDER_ERR_CONTEXT_FULL = -8,      /* the prompt leaves no room in the context or the KV cache */
+  PONDER_ERR_BUSY = -9,              /* in use by an operation under way */
+  PONDER_ERR_CANCELLED = -10,        /* the host asked to stop */
   PONDER_ERR_BUFFER_TOO_SMALL = -11, /* *size holds what is needed */
-  PONDER_ERR_DEVICE = -12,          /* the device failed; its models are lost */
-  PONDER_ERR_INTERNAL = -13         /* a defect of the library */
+  PONDER_ERR_DEVICE = -12,           /* the device failed; its models are lost */
+  PONDER_ERR_INTERNAL = -13          /* a defect of the library */
 };
 
 typedef int32_t ponder_token;
@@ -80,14 +80,14 @@ typedef struct ponder_str { /* borrowed text, not NUL-terminated; data may be NU
   size_t size;
 } ponder_str;
 
-typedef struct ponder_error ponder_error;     /* a status with words; immutable */
+typedef struct ponder_error ponder_error; /* a status with words; immutable */
 typedef struct ponder_runtime_options ponder_runtime_options;
 typedef struct ponder_runtime ponder_runtime; /* devices, threads, memory; counted */
 typedef struct ponder_model_options ponder_model_options;
-typedef struct ponder_model ponder_model;     /* immutable, shared, counted */
-typedef struct ponder_chat ponder_chat;       /* a list of messages and tools */
-typedef struct ponder_request ponder_request; /* what to generate, and how */
-typedef struct ponder_session ponder_session; /* one timeline of tokens and their KV cache */
+typedef struct ponder_model ponder_model;           /* immutable, shared, counted */
+typedef struct ponder_chat ponder_chat;             /* a list of messages and tools */
+typedef struct ponder_request ponder_request;       /* what to generate, and how */
+typedef struct ponder_session ponder_session;       /* one timeline of tokens and their KV cache */
 typedef struct ponder_generation ponder_generation; /* one request under way */
 
 /* The version of the library, maybe newer than PONDER_VERSION_*. Each pointer may be NULL. */
@@ -103,8 +103,8 @@ PONDER_API(SIGNAL) const char *ponder_status_name(ponder_status status);
 
 /* Reads an error. Either pointer may be NULL; the message lives until the error is destroyed. It is
  * one line: the thing, the number and the remedy. err NULL: PONDER_OK and no text. */
-PONDER_API(SIGNAL) void ponder_error_get(const ponder_error *err, ponder_status *status,
-                                         ponder_str *message);
+PONDER_API(SIGNAL)
+void ponder_error_get(const ponder_error *err, ponder_status *status, ponder_str *message);
 
 /* Gives an error back. */
 PONDER_API(ANY) void ponder_error_destroy(ponder_error *err);
@@ -169,33 +169,35 @@ PONDER_API(ANY) ponder_status ponder_runtime_options_create(ponder_runtime_optio
 PONDER_API(ANY) void ponder_runtime_options_destroy(ponder_runtime_options *o);
 
 /* Default: no log, the library is silent. fn NULL: the default. min_level: PONDER_LOG_*. */
-PONDER_API(HANDLE) ponder_status ponder_runtime_options_set_log(ponder_runtime_options *o,
-                                                                ponder_log_fn fn, void *user,
-                                                                int32_t min_level);
+PONDER_API(HANDLE)
+ponder_status ponder_runtime_options_set_log(ponder_runtime_options *o, ponder_log_fn fn,
+                                             void *user, int32_t min_level);
 
 /* Default: the process's own memory. a NULL: the default. UNSUPPORTED: fields from the future. */
-PONDER_API(HANDLE) ponder_status ponder_runtime_options_set_allocator(ponder_runtime_options *o,
-                                                                      const ponder_allocator *a,
-                                                                      size_t a_size);
+PONDER_API(HANDLE)
+ponder_status ponder_runtime_options_set_allocator(ponder_runtime_options *o,
+                                                   const ponder_allocator *a, size_t a_size);
 
 /* Default: threads of the library's own, see set_threads. p NULL: the default. UNSUPPORTED: fields
  * from the future. */
-PONDER_API(HANDLE) ponder_status ponder_runtime_options_set_thread_pool(
-    ponder_runtime_options *o, const ponder_thread_pool *p, size_t p_size);
+PONDER_API(HANDLE)
+ponder_status ponder_runtime_options_set_thread_pool(ponder_runtime_options *o,
+                                                     const ponder_thread_pool *p, size_t p_size);
 
 /* How many threads compute, the driving one included; 0, the default: one per physical core. At
  * most 1024. Without meaning when the host brings a pool. */
-PONDER_API(HANDLE) ponder_status ponder_runtime_options_set_threads(ponder_runtime_options *o,
-                                                                    uint32_t n);
+PONDER_API(HANDLE)
+ponder_status ponder_runtime_options_set_threads(ponder_runtime_options *o, uint32_t n);
 
 /* PONDER_DRIVE_*; default PONDER_DRIVE_THREAD. */
-PONDER_API(HANDLE) ponder_status ponder_runtime_options_set_drive(ponder_runtime_options *o,
-                                                                  int32_t drive);
+PONDER_API(HANDLE)
+ponder_status ponder_runtime_options_set_drive(ponder_runtime_options *o, int32_t drive);
 
 /* There is no process-wide state: two runtimes in one process do not see each other. o may be NULL
  * for the defaults. OUT_OF_MEMORY also when the system refuses a thread. */
-PONDER_API(ANY) ponder_status ponder_runtime_create(const ponder_runtime_options *o,
-                                                    ponder_runtime **out, ponder_error **err);
+PONDER_API(ANY)
+ponder_status ponder_runtime_create(const ponder_runtime_options *o, ponder_runtime **out,
+                                    ponder_error **err);
 
 /* One more reference to rt, which is returned. NULL gives NULL. */
 PONDER_API(ANY) ponder_runtime *ponder_runtime_retain(ponder_runtime *rt);
@@ -206,8 +208,8 @@ PONDER_API(ANY) void ponder_runtime_release(ponder_runtime *rt);
 enum { PONDER_DEVICE_CPU = 1, PONDER_DEVICE_GPU = 2 };
 
 typedef struct ponder_device_info {
-  ponder_str backend; /* "onednn", "cuda", "ref"; strings live as long as the runtime */
-  ponder_str name;    /* "AMD EPYC 9454, 2 threads, avx512_bf16" */
+  ponder_str backend;    /* "onednn", "cuda", "ref"; strings live as long as the runtime */
+  ponder_str name;       /* "AMD EPYC 9454, 2 threads, avx512_bf16" */
   uint64_t memory_total; /* bytes; 0: not told */
   uint64_t memory_free;  /* bytes, when the runtime was made */
   int32_t kind;          /* PONDER_DEVICE_* */
@@ -218,9 +220,9 @@ typedef struct ponder_device_info {
 PONDER_API(ANY) uint32_t ponder_runtime_device_count(const ponder_runtime *rt);
 
 /* Describes device i. NOT_FOUND: i is not below the count. */
-PONDER_API(ANY) ponder_status ponder_runtime_get_device(const ponder_runtime *rt, uint32_t i,
-                                                        ponder_device_info *info,
-                                                        size_t info_size);
+PONDER_API(ANY)
+ponder_status ponder_runtime_get_device(const ponder_runtime *rt, uint32_t i,
+                                        ponder_device_info *info, size_t info_size);
 
 /* DRIVE_HOST: works for about budget_us microseconds on this thread, in slices no longer than one
  * layer of one step; 0 does one slice at most. OK: nothing left to do. PENDING: there is more.
@@ -230,14 +232,13 @@ PONDER_API(HANDLE) ponder_status ponder_runtime_poll(ponder_runtime *rt, uint64_
 
 /* A generation that has news waiting which next_ready has not told yet, else PENDING and NULL.
  * Borrowed: yours since submit. Call ponder_generation_next until it gives no more. */
-PONDER_API(HANDLE) ponder_status ponder_runtime_next_ready(ponder_runtime *rt,
-                                                           ponder_generation **gen);
+PONDER_API(HANDLE)
+ponder_status ponder_runtime_next_ready(ponder_runtime *rt, ponder_generation **gen);
 
 /* fn is called when next_ready or poll may have become worth calling; news from before is not told
  * again, so ask once after this. fn NULL: none. A call of the old fn that is under way on another
  * thread may still be running when this returns. */
-PONDER_API(SIGNAL) void ponder_runtime_set_waker(ponder_runtime *rt, ponder_wake_fn fn,
-                                                 void *user);
+PONDER_API(SIGNAL) void ponder_runtime_set_waker(ponder_runtime *rt, ponder_wake_fn fn, void *user);
 
 /* ---- models ---------------------------------------------------------------------------------- */
 
@@ -247,26 +248,26 @@ PONDER_API(ANY) ponder_status ponder_model_options_create(ponder_model_options *
 PONDER_API(ANY) void ponder_model_options_destroy(ponder_model_options *o);
 
 /* Index as of ponder_runtime_get_device; default 0. load gives NOT_FOUND if there is none such. */
-PONDER_API(HANDLE) ponder_status ponder_model_options_set_device(ponder_model_options *o,
-                                                                 uint32_t device);
+PONDER_API(HANDLE)
+ponder_status ponder_model_options_set_device(ponder_model_options *o, uint32_t device);
 
 /* The longest sequence in tokens, prompt and generated; 0, the default: as many as the model was
  * trained for and memory for the KV cache allows. load gives UNSUPPORTED if it is more than the
  * model was trained for. */
-PONDER_API(HANDLE) ponder_status ponder_model_options_set_context(ponder_model_options *o,
-                                                                  uint32_t max_tokens);
+PONDER_API(HANDLE)
+ponder_status ponder_model_options_set_context(ponder_model_options *o, uint32_t max_tokens);
 
 /* Memory for the KV cache of all sessions together, in bytes; 0, the default: enough for a few
  * whole contexts, within what is free. load gives OUT_OF_MEMORY if it does not hold one context. */
-PONDER_API(HANDLE) ponder_status ponder_model_options_set_kv_bytes(ponder_model_options *o,
-                                                                   uint64_t bytes);
+PONDER_API(HANDLE)
+ponder_status ponder_model_options_set_kv_bytes(ponder_model_options *o, uint64_t bytes);
 
 enum { PONDER_KV_AUTO = 0, PONDER_KV_F32 = 1, PONDER_KV_BF16 = 2, PONDER_KV_F16 = 3 };
 
 /* The number type of the KV cache: PONDER_KV_*; default AUTO: what suits device and precision. load
  * gives UNSUPPORTED if the device cannot. */
-PONDER_API(HANDLE) ponder_status ponder_model_options_set_kv_type(ponder_model_options *o,
-                                                                  int32_t type);
+PONDER_API(HANDLE)
+ponder_status ponder_model_options_set_kv_type(ponder_model_options *o, int32_t type);
 
 enum {
   PONDER_PRECISION_AUTO = 0, /* what is fast on the device, e.g. bf16 inputs to bf16 weights */
@@ -274,34 +275,35 @@ enum {
 };
 
 /* PONDER_PRECISION_*; default AUTO. */
-PONDER_API(HANDLE) ponder_status ponder_model_options_set_precision(ponder_model_options *o,
-                                                                    int32_t precision);
+PONDER_API(HANDLE)
+ponder_status ponder_model_options_set_precision(ponder_model_options *o, int32_t precision);
 
 /* fn is told how far load is, a few hundred times at most; when it returns nonzero, load stops with
  * CANCELLED. Default: none. fn and user must outlive the load. */
-PONDER_API(HANDLE) ponder_status ponder_model_options_set_progress(ponder_model_options *o,
-                                                                   ponder_progress_fn fn,
-                                                                   void *user);
+PONDER_API(HANDLE)
+ponder_status
+    ponder_model_options_set_progress(ponder_model_options *o, ponder_progress_fn fn, void *user);
 
 /* Tuning that is not API: names and values belong to one release, see docs/api/models.md. value
  * NULL takes the hint back. load gives NOT_FOUND for a name it does not know. */
-PONDER_API(HANDLE) ponder_status ponder_model_options_set_hint(ponder_model_options *o,
-                                                               const char *name,
-                                                               const char *value);
+PONDER_API(HANDLE)
+ponder_status
+    ponder_model_options_set_hint(ponder_model_options *o, const char *name, const char *value);
 
 /* Loads a model from a folder in the Hugging Face layout. Blocks; call it from a worker thread. The
  * files are mapped and must not change while the model lives. o may be NULL. NOT_FOUND: no such
  * folder, or a file or tensor it should hold. IO, CORRUPT, UNSUPPORTED (an architecture or type
  * this build does not know), MISMATCH, CANCELLED, DEVICE. */
-PONDER_API(ANY) ponder_status ponder_model_load(ponder_runtime *rt, const char *path,
-                                                const ponder_model_options *o, ponder_model **out,
-                                                ponder_error **err);
+PONDER_API(ANY)
+ponder_status ponder_model_load(ponder_runtime *rt, const char *path, const ponder_model_options *o,
+                                ponder_model **out, ponder_error **err);
 
 /* The same from the host's own files: an archive, a network, memory. A status that a callback
  * returns comes back unchanged if it is one of the errors above, else as IO. */
-PONDER_API(ANY) ponder_status ponder_model_load_io(ponder_runtime *rt, const ponder_io *io,
-                                                   size_t io_size, const ponder_model_options *o,
-                                                   ponder_model **out, ponder_error **err);
+PONDER_API(ANY)
+ponder_status
+    ponder_model_load_io(ponder_runtime *rt, const ponder_io *io, size_t io_size,
+                         const ponder_model_options *o, ponder_model **out, ponder_error **err);
 
 /* One more reference to m, which is returned. NULL gives NULL. */
 PONDER_API(ANY) ponder_model *ponder_model_retain(ponder_model *m);
@@ -314,11 +316,11 @@ typedef struct ponder_model_info {
   ponder_str name;         /* the folder's, or empty */
   ponder_str fingerprint;  /* 64 hexadecimal digits, equal for equal models however stored */
   ponder_str thought_open, thought_close; /* "<think>", "</think>"; empty where reasons is 0 */
-  const ponder_token *eos_tokens; /* each ends a generation */
+  const ponder_token *eos_tokens;         /* each ends a generation */
   uint64_t parameters;
-  uint64_t weight_bytes;       /* in memory or mapped */
-  uint64_t kv_bytes;           /* set aside for the KV cache of all sessions */
-  uint64_t kv_bytes_per_1000;  /* what 1000 tokens take of it */
+  uint64_t weight_bytes;      /* in memory or mapped */
+  uint64_t kv_bytes;          /* set aside for the KV cache of all sessions */
+  uint64_t kv_bytes_per_1000; /* what 1000 tokens take of it */
   uint32_t eos_count;
   uint32_t vocabulary;      /* tokens are 0 <= t < vocabulary */
   uint32_t context;         /* the longest sequence as loaded, in tokens */
@@ -335,13 +337,13 @@ typedef struct ponder_model_info {
 } ponder_model_info;
 
 /* Describes a model. */
-PONDER_API(ANY) ponder_status ponder_model_get_info(const ponder_model *m,
-                                                    ponder_model_info *info, size_t info_size);
+PONDER_API(ANY)
+ponder_status
+    ponder_model_get_info(const ponder_model *m, ponder_model_info *info, size_t info_size);
 
 /* The source text of the chat template (Jinja); lives as long as the model. NOT_FOUND: the model
  * has none. */
-PONDER_API(ANY) ponder_status ponder_model_get_template(const ponder_model *m,
-                                                        ponder_str *source);
+PONDER_API(ANY) ponder_status ponder_model_get_template(const ponder_model *m, ponder_str *source);
 
 enum {
   PONDER_TOKENIZE_PLAIN = 0,      /* "<think>" in the text is seven ordinary characters */
@@ -352,21 +354,21 @@ enum {
 /* Text to tokens, exactly as the model's own tokenizer does. flags: PONDER_TOKENIZE_*, combined
  * with |. Text from strangers belongs in here without SPECIAL. count is in tokens.
  * BUFFER_TOO_SMALL. */
-PONDER_API(ANY) ponder_status ponder_model_tokenize(const ponder_model *m, const char *text,
-                                                    size_t size, int32_t flags,
-                                                    ponder_token *tokens, size_t *count);
+PONDER_API(ANY)
+ponder_status ponder_model_tokenize(const ponder_model *m, const char *text, size_t size,
+                                    int32_t flags, ponder_token *tokens, size_t *count);
 
 /* Tokens to text, special tokens included; the bytes need not be whole code points if the tokens
  * are not. BUFFER_TOO_SMALL. INVALID_ARGUMENT also for a token outside the vocabulary. */
-PONDER_API(ANY) ponder_status ponder_model_detokenize(const ponder_model *m,
-                                                      const ponder_token *tokens, size_t count,
-                                                      char *text, size_t *size);
+PONDER_API(ANY)
+ponder_status ponder_model_detokenize(const ponder_model *m, const ponder_token *tokens,
+                                      size_t count, char *text, size_t *size);
 
 /* The bytes that one token stands for, or nothing for an unused one. NOT_FOUND: outside the
  * vocabulary. BUFFER_TOO_SMALL. */
-PONDER_API(ANY) ponder_status ponder_model_get_token_text(const ponder_model *m,
-                                                          ponder_token token, char *text,
-                                                          size_t *size);
+PONDER_API(ANY)
+ponder_status ponder_model_get_token_text(const ponder_model *m, ponder_token token, char *text,
+                                          size_t *size);
 
 /* ---- chat: messages and tools, rendered with the model's own template ------------------------ */
 
@@ -382,30 +384,34 @@ PONDER_API(ANY) ponder_status ponder_chat_create(ponder_chat **out);
 PONDER_API(ANY) void ponder_chat_destroy(ponder_chat *c);
 
 /* Appends a message. role: PONDER_ROLE_*. Invalid UTF-8 is INVALID_ARGUMENT, here as below. */
-PONDER_API(HANDLE) ponder_status ponder_chat_add(ponder_chat *c, int32_t role, const char *text,
-                                                 size_t size);
+PONDER_API(HANDLE)
+ponder_status ponder_chat_add(ponder_chat *c, int32_t role, const char *text, size_t size);
 
 /* Appends what the assistant said, its parts apart: the model's template decides which of them it
  * shows the model again. thought and tool_calls may be NULL; tool_calls is a JSON array in the form
  * [{"id":..,"type":"function","function":{"name":..,"arguments":..}}]. CORRUPT: it is not. */
-PONDER_API(HANDLE) ponder_status ponder_chat_add_assistant(
-    ponder_chat *c, const char *thought, size_t thought_size, const char *answer,
-    size_t answer_size, const char *tool_calls, size_t tool_calls_size, ponder_error **err);
+PONDER_API(HANDLE)
+ponder_status
+    ponder_chat_add_assistant(ponder_chat *c, const char *thought, size_t thought_size,
+                              const char *answer, size_t answer_size, const char *tool_calls,
+                              size_t tool_calls_size, ponder_error **err);
 
 /* Appends a tool's result. call_id, NUL-terminated, is that of the call answered, or NULL. */
-PONDER_API(HANDLE) ponder_status ponder_chat_add_tool_result(ponder_chat *c, const char *call_id,
-                                                             const char *text, size_t size);
+PONDER_API(HANDLE)
+ponder_status
+    ponder_chat_add_tool_result(ponder_chat *c, const char *call_id, const char *text, size_t size);
 
 /* Appends messages in the form of OpenAI's chat API: one message object, an array of them, or
  * {"messages":[..],"tools":[..],"add_generation_prompt":bool, ..}, of which every other member is
  * a variable as of set_variable. "reasoning_content" of an assistant message is its thought.
  * CORRUPT: not JSON, or not of that form; then nothing was changed. */
-PONDER_API(HANDLE) ponder_status ponder_chat_add_json(ponder_chat *c, const char *json,
-                                                      size_t size, ponder_error **err);
+PONDER_API(HANDLE)
+ponder_status
+    ponder_chat_add_json(ponder_chat *c, const char *json, size_t size, ponder_error **err);
 
 /* The chat in the last of those forms. size is in bytes. BUFFER_TOO_SMALL. */
-PONDER_API(HANDLE) ponder_status ponder_chat_get_json(const ponder_chat *c, char *text,
-                                                      size_t *size);
+PONDER_API(HANDLE)
+ponder_status ponder_chat_get_json(const ponder_chat *c, char *text, size_t *size);
 
 /* How many messages there are; 0 for c NULL. */
 PONDER_API(HANDLE) uint32_t ponder_chat_message_count(const ponder_chat *c);
@@ -415,22 +421,24 @@ PONDER_API(HANDLE) ponder_status ponder_chat_truncate(ponder_chat *c, uint32_t c
 
 /* The tools that the model may call: a JSON array in the form of OpenAI's chat API. json NULL:
  * none. CORRUPT: not a JSON array. */
-PONDER_API(HANDLE) ponder_status ponder_chat_set_tools(ponder_chat *c, const char *json,
-                                                       size_t size, ponder_error **err);
+PONDER_API(HANDLE)
+ponder_status
+    ponder_chat_set_tools(ponder_chat *c, const char *json, size_t size, ponder_error **err);
 
 /* A variable that the template may read ("enable_thinking"), as JSON. json NULL takes it back.
  * CORRUPT: not JSON. */
-PONDER_API(HANDLE) ponder_status ponder_chat_set_variable(ponder_chat *c, const char *name,
-                                                          const char *json, size_t size,
-                                                          ponder_error **err);
+PONDER_API(HANDLE)
+ponder_status ponder_chat_set_variable(ponder_chat *c, const char *name, const char *json,
+                                       size_t size, ponder_error **err);
 
 /* Whether the rendered text ends with the opening of the assistant's turn; default 1. */
 PONDER_API(HANDLE) ponder_status ponder_chat_set_generation_prompt(ponder_chat *c, int32_t on);
 
 /* The text that the model would be given. NOT_FOUND: the model has no template. CORRUPT: the
  * template failed or refused, with its own words. BUFFER_TOO_SMALL. */
-PONDER_API(HANDLE) ponder_status ponder_chat_render(const ponder_chat *c, const ponder_model *m,
-                                                    char *text, size_t *size, ponder_error **err);
+PONDER_API(HANDLE)
+ponder_status ponder_chat_render(const ponder_chat *c, const ponder_model *m, char *text,
+                                 size_t *size, ponder_error **err);
 
 /* ---- requests -------------------------------------------------------------------------------- */
 
@@ -444,12 +452,13 @@ PONDER_API(ANY) void ponder_request_destroy(ponder_request *r);
 /* A chat, copied now and rendered with the model's template by submit. */
 PONDER_API(HANDLE) ponder_status ponder_request_set_chat(ponder_request *r, const ponder_chat *c);
 /* Text, tokenised by submit. flags: PONDER_TOKENIZE_*. */
-PONDER_API(HANDLE) ponder_status ponder_request_set_text(ponder_request *r, const char *text,
-                                                         size_t size, int32_t flags);
+PONDER_API(HANDLE)
+ponder_status
+    ponder_request_set_text(ponder_request *r, const char *text, size_t size, int32_t flags);
 /* Tokens as they are; nothing is added. count 1 to 2^31 - 1. */
-PONDER_API(HANDLE) ponder_status ponder_request_set_tokens(ponder_request *r,
-                                                           const ponder_token *tokens,
-                                                           size_t count);
+PONDER_API(HANDLE)
+ponder_status
+    ponder_request_set_tokens(ponder_request *r, const ponder_token *tokens, size_t count);
 
 /* The most tokens to generate, thought included; 0, the default: as many as the context holds. */
 PONDER_API(HANDLE) ponder_status ponder_request_set_max_tokens(ponder_request *r, uint32_t n);
@@ -473,20 +482,21 @@ PONDER_API(HANDLE) ponder_status ponder_request_set_min_p(ponder_request *r, flo
 /* Against repetition. repeat divides (multiplies, below zero) the logits of tokens seen in prompt
  * or output: 0.01 to 100, 1: off. presence is taken from the logits of tokens in the output,
  * frequency as often as they occur there: -100 to 100, 0: off. */
-PONDER_API(HANDLE) ponder_status ponder_request_set_penalties(ponder_request *r, float repeat,
-                                                              float presence, float frequency);
+PONDER_API(HANDLE)
+ponder_status
+    ponder_request_set_penalties(ponder_request *r, float repeat, float presence, float frequency);
 
 /* bias[i], -1e6 to 1e6, is added to the logit of tokens[i]; minus infinity forbids it. Replaces
  * what was set; count 0: none. Tokens outside the vocabulary, and one given twice, are
  * INVALID_ARGUMENT at submit. */
-PONDER_API(HANDLE) ponder_status ponder_request_set_logit_bias(ponder_request *r,
-                                                               const ponder_token *tokens,
-                                                               const float *bias, size_t count);
+PONDER_API(HANDLE)
+ponder_status ponder_request_set_logit_bias(ponder_request *r, const ponder_token *tokens,
+                                            const float *bias, size_t count);
 
 /* The generation ends when this text appears in the answer; the text itself is not handed out.
  * 1 to 4096 bytes; at most 64 of them. */
-PONDER_API(HANDLE) ponder_status ponder_request_add_stop(ponder_request *r, const char *text,
-                                                         size_t size);
+PONDER_API(HANDLE)
+ponder_status ponder_request_add_stop(ponder_request *r, const char *text, size_t size);
 
 /* Events carry the natural logarithm of each token's probability under the model itself (before
  * temperature and filters), and that of the top_n likeliest tokens in its place. 0 to 1000;
@@ -508,24 +518,23 @@ PONDER_API(HANDLE) ponder_status ponder_request_set_reasoning(ponder_request *r,
 
 /* After `soft` thought tokens the thought is closed at the next place where the model would likely
  * close it; at `hard` for certain. 0: no limit. Where both are set soft is at most hard. */
-PONDER_API(HANDLE) ponder_status ponder_request_set_thought_budget(ponder_request *r,
-                                                                   uint32_t soft, uint32_t hard);
+PONDER_API(HANDLE)
+ponder_status ponder_request_set_thought_budget(ponder_request *r, uint32_t soft, uint32_t hard);
 
 /* Said as the model's own words before a forced close (hard budget, close_thought). size 0, the
  * default: nothing. */
-PONDER_API(HANDLE) ponder_status ponder_request_set_thought_closing(ponder_request *r,
-                                                                    const char *text,
-                                                                    size_t size);
+PONDER_API(HANDLE)
+ponder_status ponder_request_set_thought_closing(ponder_request *r, const char *text, size_t size);
 
 /* Nonzero: thought events carry counts but neither text nor tokens. Default 0. */
-PONDER_API(HANDLE) ponder_status ponder_request_set_thought_hidden(ponder_request *r,
-                                                                   int32_t hidden);
+PONDER_API(HANDLE)
+ponder_status ponder_request_set_thought_hidden(ponder_request *r, int32_t hidden);
 
 /* ---- sessions -------------------------------------------------------------------------------- */
 
 /* An empty timeline on a model, which it keeps alive. Takes cache only as it fills. */
-PONDER_API(ANY) ponder_status ponder_session_create(ponder_model *m, ponder_session **out,
-                                                    ponder_error **err);
+PONDER_API(ANY)
+ponder_status ponder_session_create(ponder_model *m, ponder_session **out, ponder_error **err);
 
 /* Cancels what is under way in it: that generation still ends with FINISHED. */
 PONDER_API(ANY) void ponder_session_destroy(ponder_session *s);
@@ -545,9 +554,9 @@ PONDER_API(HANDLE) ponder_status ponder_session_truncate(ponder_session *s, uint
  * prompt: the session computes only what it does not hold yet. One generation at a time per
  * session, else BUSY; generations of many sessions run together. CONTEXT_FULL: the prompt does not
  * fit. NOT_FOUND and CORRUPT as ponder_chat_render. UNSUPPORTED as the request's setters say. */
-PONDER_API(HANDLE) ponder_status ponder_session_submit(ponder_session *s, const ponder_request *r,
-                                                       ponder_generation **out,
-                                                       ponder_error **err);
+PONDER_API(HANDLE)
+ponder_status ponder_session_submit(ponder_session *s, const ponder_request *r,
+                                    ponder_generation **out, ponder_error **err);
 
 /* ---- generations ----------------------------------------------------------------------------- */
 
@@ -561,7 +570,7 @@ enum {
   PONDER_EVENT_TOOL_CALL = 6,   /* name, id, text: the arguments, complete JSON; reserved: no
                                    release sends it yet, calls come as answer text */
   PONDER_EVENT_FINISHED = 7     /* finish: why; the last event */
-}; /* new kinds may appear: skip what you do not know */
+};                              /* new kinds may appear: skip what you do not know */
 
 enum {
   PONDER_FINISH_STOP = 1,      /* the model ended, or a stop text was met */
@@ -591,14 +600,14 @@ typedef struct ponder_event {
 /* The next event. OK: an event. PENDING: none now. DONE: after FINISHED. Negative: the generation
  * failed (OUT_OF_MEMORY, DEVICE, INTERNAL); it stays failed. On anything but OK the event is
  * zeroed. */
-PONDER_API(HANDLE) ponder_status ponder_generation_next(ponder_generation *g, ponder_event *ev,
-                                                        size_t ev_size, ponder_error **err);
+PONDER_API(HANDLE)
+ponder_status ponder_generation_next(ponder_generation *g, ponder_event *ev, size_t ev_size,
+                                     ponder_error **err);
 
 /* Waits until next() has news, an end or a failure included (OK), or timeout_us microseconds have
  * passed (PENDING); DONE when the last event was taken. In DRIVE_HOST it drives the runtime
  * meanwhile; BUSY there: another thread is driving. Invalidates no event. */
-PONDER_API(HANDLE) ponder_status ponder_generation_wait(ponder_generation *g,
-                                                        uint64_t timeout_us);
+PONDER_API(HANDLE) ponder_status ponder_generation_wait(ponder_generation *g, uint64_t timeout_us);
 
 /* Ends the generation at the next layer boundary; FINISHED with CANCELLED follows. */
 PONDER_API(SIGNAL) void ponder_generation_cancel(ponder_generation *g);
@@ -610,8 +619,8 @@ PONDER_API(SIGNAL) void ponder_generation_close_thought(ponder_generation *g);
 /* fn is called when next() may have become worth calling; news from before is not told again, so
  * ask once after this. fn NULL: none. A call of the old fn that is under way on another thread may
  * still be running when this returns. */
-PONDER_API(SIGNAL) void ponder_generation_set_waker(ponder_generation *g, ponder_wake_fn fn,
-                                                    void *user);
+PONDER_API(SIGNAL)
+void ponder_generation_set_waker(ponder_generation *g, ponder_wake_fn fn, void *user);
 
 /* A pointer of the host's own, kept and never looked at; NULL at first. */
 PONDER_API(HANDLE) void ponder_generation_set_user_data(ponder_generation *g, void *user);
@@ -628,10 +637,10 @@ PONDER_API(ANY) void ponder_generation_destroy(ponder_generation *g);
  * three arrays may be NULL. count 1 to the context, top_n at most the vocabulary. Blocks; in
  * DRIVE_HOST it drives the runtime meanwhile; BUSY there: another thread is driving. CONTEXT_FULL,
  * DEVICE. */
-PONDER_API(ANY) ponder_status ponder_model_score(ponder_model *m, const ponder_token *tokens,
-                                                 size_t count, uint32_t top_n, float *logprobs,
-                                                 ponder_token *top_tokens, float *top_logprobs,
-                                                 ponder_error **err);
+PONDER_API(ANY)
+ponder_status ponder_model_score(ponder_model *m, const ponder_token *tokens, size_t count,
+                                 uint32_t top_n, float *logprobs, ponder_token *top_tokens,
+                                 float *top_logprobs, ponder_error **err);
 
 /* ---- numbers --------------------------------------------------------------------------------- */
 
@@ -645,13 +654,13 @@ typedef struct ponder_stats { /* a field without meaning for the object asked is
 } ponder_stats;
 
 /* Of all generations of a model since it was loaded. */
-PONDER_API(ANY) ponder_status ponder_model_get_stats(const ponder_model *m, ponder_stats *stats,
-                                                     size_t stats_size);
+PONDER_API(ANY)
+ponder_status ponder_model_get_stats(const ponder_model *m, ponder_stats *stats, size_t stats_size);
 
 /* Of one generation so far. */
-PONDER_API(HANDLE) ponder_status ponder_generation_get_stats(const ponder_generation *g,
-                                                             ponder_stats *stats,
-                                                             size_t stats_size);
+PONDER_API(HANDLE)
+ponder_status
+    ponder_generation_get_stats(const ponder_generation *g, ponder_stats *stats, size_t stats_size);
 
 #ifdef __cplusplus
 }

@@ -13,8 +13,8 @@
 // with get() wherever ponder.h is wanted; a moved-from object is empty and may only be destroyed or
 // assigned to. Ownership, units, errors and thread classes are those of ponder.h.
 //
-// Failures. What can fail takes an `Error *error` last. With one, the failure goes there and an empty
-// object or value comes back. Without one it is thrown as ponder::Error; where exceptions are
+// Failures. What can fail takes an `Error *error` last. With one, the failure goes there and an
+// empty object or value comes back. Without one it is thrown as ponder::Error; where exceptions are
 // switched off it is kept: setters remember the first failure and load, create or submit report it.
 #ifndef PONDER_PONDER_HPP_
 #define PONDER_PONDER_HPP_
@@ -169,9 +169,7 @@ class RuntimeOptions : public detail::Setters {
   RuntimeOptions &thread_pool(const ponder_thread_pool &table) {
     return set_(ponder_runtime_options_set_thread_pool(get(), &table, sizeof table));
   }
-  RuntimeOptions &threads(uint32_t n) {
-    return set_(ponder_runtime_options_set_threads(get(), n));
-  }
+  RuntimeOptions &threads(uint32_t n) { return set_(ponder_runtime_options_set_threads(get(), n)); }
   RuntimeOptions &drive(int32_t drive) {
     return set_(ponder_runtime_options_set_drive(get(), drive));
   }
@@ -239,9 +237,7 @@ class ModelOptions : public detail::Setters {
   ModelOptions &context(uint32_t n) { return set_(ponder_model_options_set_context(get(), n)); }
   ModelOptions &kv_bytes(uint64_t n) { return set_(ponder_model_options_set_kv_bytes(get(), n)); }
   ModelOptions &kv_type(int32_t t) { return set_(ponder_model_options_set_kv_type(get(), t)); }
-  ModelOptions &precision(int32_t p) {
-    return set_(ponder_model_options_set_precision(get(), p));
-  }
+  ModelOptions &precision(int32_t p) { return set_(ponder_model_options_set_precision(get(), p)); }
   ModelOptions &hint(const char *name, const char *value) {
     return set_(ponder_model_options_set_hint(get(), name, value));
   }
@@ -291,9 +287,9 @@ class Model {
                        Error *error = nullptr) {
     ponder_model *handle = nullptr;
     ponder_error *words = nullptr;
-    detail::check(ponder_model_load_io(runtime.get(), &io, sizeof io, options.get(), &handle,
-                                       &words),
-                  words, error);
+    detail::check(
+        ponder_model_load_io(runtime.get(), &io, sizeof io, options.get(), &handle, &words), words,
+        error);
     return Model(handle);
   }
   // Takes over one reference.
@@ -321,8 +317,8 @@ class Model {
     std::vector<ponder_token> tokens;
     for (;;) {
       std::size_t count = tokens.size();
-      const ponder_status status = ponder_model_tokenize(get(), text.data(), text.size(), flags,
-                                                         tokens.data(), &count);
+      const ponder_status status =
+          ponder_model_tokenize(get(), text.data(), text.size(), flags, tokens.data(), &count);
       if (status != PONDER_ERR_BUFFER_TOO_SMALL) {
         tokens.resize(detail::check(status, nullptr, error) ? count : 0);
         return tokens;
@@ -351,10 +347,10 @@ class Model {
     scores.top_tokens.resize(tokens.size() * top_n);
     scores.top_logprobs.resize(tokens.size() * top_n);
     ponder_error *words = nullptr;
-    const ponder_status status = ponder_model_score(
-        get(), tokens.data(), tokens.size(), top_n, scores.logprobs.data(),
-        top_n != 0 ? scores.top_tokens.data() : nullptr,
-        top_n != 0 ? scores.top_logprobs.data() : nullptr, &words);
+    const ponder_status status =
+        ponder_model_score(get(), tokens.data(), tokens.size(), top_n, scores.logprobs.data(),
+                           top_n != 0 ? scores.top_tokens.data() : nullptr,
+                           top_n != 0 ? scores.top_logprobs.data() : nullptr, &words);
     if (!detail::check(status, words, error)) scores = Scores();
     return scores;
   }
@@ -386,13 +382,11 @@ class Chat : public detail::Setters {
   }
   Chat &add_system(Text text) { return add(PONDER_ROLE_SYSTEM, text); }
   Chat &add_user(Text text) { return add(PONDER_ROLE_USER, text); }
-  Chat &add_assistant(Text thought, Text answer, Text tool_calls = Text(),
-                      Error *error = nullptr) {
+  Chat &add_assistant(Text thought, Text answer, Text tool_calls = Text(), Error *error = nullptr) {
     ponder_error *words = nullptr;
-    return pass(ponder_chat_add_assistant(get(), thought.data(), thought.size(), answer.data(),
-                                          answer.size(),
-                                          tool_calls.empty() ? nullptr : tool_calls.data(),
-                                          tool_calls.size(), &words),
+    return pass(ponder_chat_add_assistant(
+                    get(), thought.data(), thought.size(), answer.data(), answer.size(),
+                    tool_calls.empty() ? nullptr : tool_calls.data(), tool_calls.size(), &words),
                 words, error);
   }
   Chat &add_tool_result(const char *call_id, Text text) {
@@ -476,8 +470,7 @@ class Request : public detail::Setters {
       tokens.push_back(entry.first);
       values.push_back(entry.second);
     }
-    return set_(
-        ponder_request_set_logit_bias(get(), tokens.data(), values.data(), tokens.size()));
+    return set_(ponder_request_set_logit_bias(get(), tokens.data(), values.data(), tokens.size()));
   }
   Request &stop(Text text) {
     return set_(ponder_request_add_stop(get(), text.data(), text.size()));

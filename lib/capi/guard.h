@@ -107,7 +107,8 @@ Status copy_in(const T* in, size_t size, size_t first, absl::string_view what, T
   const auto* bytes = reinterpret_cast<const unsigned char*>(in);
   for (size_t i = sizeof(T); i < size; ++i) {
     if (bytes[i] != 0) {
-      return unsupported_error(what, " sets a field that this version of the library does not know (",
+      return unsupported_error(what,
+                               " sets a field that this version of the library does not know (",
                                "byte ", i, "); use a newer library or leave the field zero");
     }
   }

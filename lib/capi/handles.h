@@ -1,6 +1,6 @@
-// What the handles of ponder.h are. Each holds one reference to an engine object, and engine objects
-// keep what they need alive, so handles may go in any order. Made and destroyed in the .cc of their
-// noun. Threads as ponder.h says for each function.
+// What the handles of ponder.h are. Each holds one reference to an engine object, and engine
+// objects keep what they need alive, so handles may go in any order. Made and destroyed in the .cc
+// of their noun. Threads as ponder.h says for each function.
 #pragma once
 
 #include <ponder/ponder.h>
@@ -53,7 +53,7 @@ struct ponder_session {
 struct ponder_generation {
   std::shared_ptr<ponder::engine::Generation> generation;
   ponder::engine::Event event;  // what the last ponder_event points into
-  bool finished = false;           // FINISHED has been handed out
+  bool finished = false;        // FINISHED has been handed out
   void* user_data = nullptr;
 };
 

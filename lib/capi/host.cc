@@ -147,8 +147,8 @@ StatusOr<std::shared_ptr<const FileSource>> HostFiles::open() {
 
 Status HostFiles::restore(const Status& status) const {
   const ponder_status failure = table_->failure.load();
-  const bool ours = failure < 0 && failure >= PONDER_ERR_INTERNAL &&
-                    failure != PONDER_ERR_BUFFER_TOO_SMALL;
+  const bool ours =
+      failure < 0 && failure >= PONDER_ERR_INTERNAL && failure != PONDER_ERR_BUFFER_TOO_SMALL;
   if (!ours || status_code(status) != PONDER_ERR_IO) return status;
   return status_of(failure, status.message());
 }

@@ -84,36 +84,61 @@ const char* name_of(ponder_status status) {
 
 ponder_status status_code(const Status& status) {
   switch (status.code()) {
-    case absl::StatusCode::kOk: return PONDER_OK;
-    case absl::StatusCode::kInvalidArgument: return PONDER_ERR_INVALID_ARGUMENT;
-    case absl::StatusCode::kNotFound: return PONDER_ERR_NOT_FOUND;
-    case absl::StatusCode::kUnimplemented: return PONDER_ERR_UNSUPPORTED;
-    case absl::StatusCode::kDataLoss: return PONDER_ERR_CORRUPT;
-    case absl::StatusCode::kFailedPrecondition: return PONDER_ERR_MISMATCH;
-    case absl::StatusCode::kUnavailable: return PONDER_ERR_IO;
-    case absl::StatusCode::kResourceExhausted: return PONDER_ERR_OUT_OF_MEMORY;
-    case absl::StatusCode::kOutOfRange: return PONDER_ERR_CONTEXT_FULL;
-    case absl::StatusCode::kAborted: return PONDER_ERR_BUSY;
-    case absl::StatusCode::kCancelled: return PONDER_ERR_CANCELLED;
-    case absl::StatusCode::kDeadlineExceeded: return PONDER_ERR_DEVICE;
-    default: return PONDER_ERR_INTERNAL;
+    case absl::StatusCode::kOk:
+      return PONDER_OK;
+    case absl::StatusCode::kInvalidArgument:
+      return PONDER_ERR_INVALID_ARGUMENT;
+    case absl::StatusCode::kNotFound:
+      return PONDER_ERR_NOT_FOUND;
+    case absl::StatusCode::kUnimplemented:
+      return PONDER_ERR_UNSUPPORTED;
+    case absl::StatusCode::kDataLoss:
+      return PONDER_ERR_CORRUPT;
+    case absl::StatusCode::kFailedPrecondition:
+      return PONDER_ERR_MISMATCH;
+    case absl::StatusCode::kUnavailable:
+      return PONDER_ERR_IO;
+    case absl::StatusCode::kResourceExhausted:
+      return PONDER_ERR_OUT_OF_MEMORY;
+    case absl::StatusCode::kOutOfRange:
+      return PONDER_ERR_CONTEXT_FULL;
+    case absl::StatusCode::kAborted:
+      return PONDER_ERR_BUSY;
+    case absl::StatusCode::kCancelled:
+      return PONDER_ERR_CANCELLED;
+    case absl::StatusCode::kDeadlineExceeded:
+      return PONDER_ERR_DEVICE;
+    default:
+      return PONDER_ERR_INTERNAL;
   }
 }
 
 Status status_of(ponder_status code, absl::string_view message) {
   switch (code) {
-    case PONDER_ERR_INVALID_ARGUMENT: return invalid_argument_error(message);
-    case PONDER_ERR_NOT_FOUND: return not_found_error(message);
-    case PONDER_ERR_UNSUPPORTED: return unsupported_error(message);
-    case PONDER_ERR_CORRUPT: return corrupt_error(message);
-    case PONDER_ERR_MISMATCH: return mismatch_error(message);
-    case PONDER_ERR_IO: return io_error(message);
-    case PONDER_ERR_OUT_OF_MEMORY: return out_of_memory_error(message);
-    case PONDER_ERR_CONTEXT_FULL: return context_full_error(message);
-    case PONDER_ERR_BUSY: return busy_error(message);
-    case PONDER_ERR_CANCELLED: return cancelled_error(message);
-    case PONDER_ERR_DEVICE: return device_error(message);
-    default: return internal_error(message);
+    case PONDER_ERR_INVALID_ARGUMENT:
+      return invalid_argument_error(message);
+    case PONDER_ERR_NOT_FOUND:
+      return not_found_error(message);
+    case PONDER_ERR_UNSUPPORTED:
+      return unsupported_error(message);
+    case PONDER_ERR_CORRUPT:
+      return corrupt_error(message);
+    case PONDER_ERR_MISMATCH:
+      return mismatch_error(message);
+    case PONDER_ERR_IO:
+      return io_error(message);
+    case PONDER_ERR_OUT_OF_MEMORY:
+      return out_of_memory_error(message);
+    case PONDER_ERR_CONTEXT_FULL:
+      return context_full_error(message);
+    case PONDER_ERR_BUSY:
+      return busy_error(message);
+    case PONDER_ERR_CANCELLED:
+      return cancelled_error(message);
+    case PONDER_ERR_DEVICE:
+      return device_error(message);
+    default:
+      return internal_error(message);
   }
 }
 

@@ -46,9 +46,12 @@ ponder_status ponder_generation_next(ponder_generation* g, ponder_event* ev, siz
         g->finished = g->event.kind == engine::EventKind::kFinished;
         PONDER_RETURN_IF_ERROR(capi::copy_out(view(g->event), ev, ev_size));
         return PONDER_OK;
-      case engine::GenerationState::Next::kPending: return PONDER_PENDING;
-      case engine::GenerationState::Next::kDone: return PONDER_DONE;
-      case engine::GenerationState::Next::kFailed: return failure;
+      case engine::GenerationState::Next::kPending:
+        return PONDER_PENDING;
+      case engine::GenerationState::Next::kDone:
+        return PONDER_DONE;
+      case engine::GenerationState::Next::kFailed:
+        return failure;
     }
     return ponder::internal_error("the engine gave an event state that does not exist");
   });
@@ -98,9 +101,9 @@ ponder_status ponder_generation_get_stats(const ponder_generation* g, ponder_sta
     told.prefill_us = known.prefill_us;
     told.decode_us = known.decode_us;
     const auto rate = [](uint64_t tokens, uint64_t us) {
-      return us != 0 ? static_cast<float>(static_cast<double>(tokens) * 1e6 /
-                                          static_cast<double>(us))
-                     : 0.0F;
+      return us != 0
+                 ? static_cast<float>(static_cast<double>(tokens) * 1e6 / static_cast<double>(us))
+                 : 0.0F;
     };
     told.prefill_tokens_per_s = rate(known.prompt_tokens - known.cached_tokens, known.prefill_us);
     told.decode_tokens_per_s = rate(known.decode_tokens, known.decode_us);

@@ -44,20 +44,34 @@ ponder_status ponder_model_options_set_kv_bytes(ponder_model_options* o, uint64_
 ponder_status ponder_model_options_set_kv_type(ponder_model_options* o, int32_t type) {
   if (o == nullptr) return PONDER_ERR_INVALID_ARGUMENT;
   switch (type) {
-    case PONDER_KV_AUTO: o->options.kv_dtype.reset(); return PONDER_OK;
-    case PONDER_KV_F32: o->options.kv_dtype = ponder::DType::kF32; return PONDER_OK;
-    case PONDER_KV_BF16: o->options.kv_dtype = ponder::DType::kBF16; return PONDER_OK;
-    case PONDER_KV_F16: o->options.kv_dtype = ponder::DType::kF16; return PONDER_OK;
-    default: return PONDER_ERR_INVALID_ARGUMENT;
+    case PONDER_KV_AUTO:
+      o->options.kv_dtype.reset();
+      return PONDER_OK;
+    case PONDER_KV_F32:
+      o->options.kv_dtype = ponder::DType::kF32;
+      return PONDER_OK;
+    case PONDER_KV_BF16:
+      o->options.kv_dtype = ponder::DType::kBF16;
+      return PONDER_OK;
+    case PONDER_KV_F16:
+      o->options.kv_dtype = ponder::DType::kF16;
+      return PONDER_OK;
+    default:
+      return PONDER_ERR_INVALID_ARGUMENT;
   }
 }
 
 ponder_status ponder_model_options_set_precision(ponder_model_options* o, int32_t precision) {
   if (o == nullptr) return PONDER_ERR_INVALID_ARGUMENT;
   switch (precision) {
-    case PONDER_PRECISION_AUTO: o->options.precision = ponder::Precision::kAuto; return PONDER_OK;
-    case PONDER_PRECISION_F32: o->options.precision = ponder::Precision::kF32; return PONDER_OK;
-    default: return PONDER_ERR_INVALID_ARGUMENT;
+    case PONDER_PRECISION_AUTO:
+      o->options.precision = ponder::Precision::kAuto;
+      return PONDER_OK;
+    case PONDER_PRECISION_F32:
+      o->options.precision = ponder::Precision::kF32;
+      return PONDER_OK;
+    default:
+      return PONDER_ERR_INVALID_ARGUMENT;
   }
 }
 
@@ -112,17 +126,17 @@ ponder::Status load_arguments(ponder_runtime* rt, ponder_model** out) {
   if (rt == nullptr) return ponder::invalid_argument_error("the runtime is NULL");
   if (out == nullptr) return ponder::invalid_argument_error("out is NULL");
   if (rt->runtime->on_driver_thread()) {
-    return ponder::busy_error("a model cannot be loaded from inside a callback; do it from a thread"
-                              " of your own");
+    return ponder::busy_error(
+        "a model cannot be loaded from inside a callback; do it from a thread"
+        " of your own");
   }
   return ponder::OkStatus();
 }
 
 }  // namespace
 
-ponder_status ponder_model_load(ponder_runtime* rt, const char* path,
-                                const ponder_model_options* o, ponder_model** out,
-                                ponder_error** err) {
+ponder_status ponder_model_load(ponder_runtime* rt, const char* path, const ponder_model_options* o,
+                                ponder_model** out, ponder_error** err) {
   if (out != nullptr) *out = nullptr;
   return capi::guarded(err, [&]() -> ponder::Status {
     PONDER_RETURN_IF_ERROR(load_arguments(rt, out));

@@ -113,8 +113,7 @@ ponder_status ponder_request_set_penalties(ponder_request* r, float repeat, floa
 
 ponder_status ponder_request_set_logit_bias(ponder_request* r, const ponder_token* tokens,
                                             const float* bias, size_t count) {
-  bool valid = count == 0 ||
-               (tokens != nullptr && bias != nullptr && count <= capi::kMaxTokens);
+  bool valid = count == 0 || (tokens != nullptr && bias != nullptr && count <= capi::kMaxTokens);
   for (size_t i = 0; valid && i < count; ++i) {
     const bool forbids = bias[i] == -std::numeric_limits<float>::infinity();
     valid = tokens[i] >= 0 && (forbids || within(bias[i], -1e6F, 1e6F));
@@ -132,8 +131,7 @@ ponder_status ponder_request_add_stop(ponder_request* r, const char* text, size_
   const bool valid = capi::text_argument(text, size, &view) && !view.empty() &&
                      view.size() <= kMaxStopBytes && r != nullptr &&
                      r->request.stops.size() < kMaxStops;
-  return set(r, valid,
-             [&](ponder::engine::Request& request) { request.stops.emplace_back(view); });
+  return set(r, valid, [&](ponder::engine::Request& request) { request.stops.emplace_back(view); });
 }
 
 ponder_status ponder_request_set_logprobs(ponder_request* r, int32_t top_n) {
@@ -163,8 +161,7 @@ ponder_status ponder_request_set_thought_budget(ponder_request* r, uint32_t soft
   });
 }
 
-ponder_status ponder_request_set_thought_closing(ponder_request* r, const char* text,
-                                                 size_t size) {
+ponder_status ponder_request_set_thought_closing(ponder_request* r, const char* text, size_t size) {
   absl::string_view view;
   return set(r, capi::text_argument(text, size, &view), [&](ponder::engine::Request& request) {
     request.thought_closing = std::string(view);

@@ -34,7 +34,8 @@ ponder_status ponder_session_create(ponder_model* m, ponder_session** out, ponde
 void ponder_session_destroy(ponder_session* s) {
   capi::guarded_quietly([&] {
     if (s == nullptr) return;
-    // A generation keeps its session's inside alive, so the end of this handle is not the end of it.
+    // A generation keeps its session's inside alive, so the end of this handle is not the end of
+    // it.
     s->session->cancel();
     delete s;
   });

@@ -10,7 +10,7 @@
 #define PONDER_TEXT(x) PONDER_TEXT_INNER(x)
 
 #if defined(__clang__)
-#define PONDER_COMPILER \
+#define PONDER_COMPILER                                                                   \
   "Clang " PONDER_TEXT(__clang_major__) "." PONDER_TEXT(__clang_minor__) "." PONDER_TEXT( \
       __clang_patchlevel__)
 #elif defined(__GNUC__)
@@ -27,6 +27,7 @@ void ponder_version(int32_t* major, int32_t* minor, int32_t* patch) {
 }
 
 const char* ponder_build_info(void) {
-  return "{\"version\":\"" PONDER_VERSION_STRING "\",\"abi\":" PONDER_TEXT(PONDER_ABI_VERSION)
-         ",\"compiler\":\"" PONDER_COMPILER "\",\"backends\":" PONDER_BACKENDS_JSON "}";
+  return "{\"version\":\"" PONDER_VERSION_STRING
+         "\",\"abi\":" PONDER_TEXT(PONDER_ABI_VERSION) ",\"compiler\":\"" PONDER_COMPILER
+                                                       "\",\"backends\":" PONDER_BACKENDS_JSON "}";
 }

@@ -8,8 +8,10 @@ typedef struct row {
   size_t is, must_be;
 } row;
 
-#define OFFSET(type, field, expected) {#type "." #field, offsetof(type, field), expected}
-#define SIZE(type, expected) {"sizeof " #type, sizeof(type), expected}
+#define OFFSET(type, field, expected) \
+  { #type "." #field, offsetof(type, field), expected }
+#define SIZE(type, expected) \
+  { "sizeof " #type, sizeof(type), expected }
 
 static const row rows[] = {
     SIZE(ponder_status, 4),
@@ -174,9 +176,7 @@ static void check_rows(const row *first, size_t count) {
   }
 }
 
-static void offsets_and_sizes_do_not_move(void) {
-  check_rows(rows, sizeof rows / sizeof *rows);
-}
+static void offsets_and_sizes_do_not_move(void) { check_rows(rows, sizeof rows / sizeof *rows); }
 static void constants_keep_their_numbers(void) {
   check_rows(constants, sizeof constants / sizeof *constants);
 }

@@ -1,15 +1,28 @@
 /* Compiled by abi_test.py against a ponder.h whose structs lack their last fields: a program of an
- * older release. It must work with today's library, and nothing beyond its structs may be written. */
+ * older release. It must work with today's library, and nothing beyond its structs may be written.
+ */
 #include <ponder/ponder.h>
 #include <stdio.h>
 #include <string.h>
 
 #define GUARD 0x5A
 
-typedef struct guarded_event { ponder_event event; unsigned char after[64]; } guarded_event;
-typedef struct guarded_info { ponder_model_info info; unsigned char after[64]; } guarded_info;
-typedef struct guarded_stats { ponder_stats stats; unsigned char after[64]; } guarded_stats;
-typedef struct guarded_device { ponder_device_info device; unsigned char after[64]; } guarded_device;
+typedef struct guarded_event {
+  ponder_event event;
+  unsigned char after[64];
+} guarded_event;
+typedef struct guarded_info {
+  ponder_model_info info;
+  unsigned char after[64];
+} guarded_info;
+typedef struct guarded_stats {
+  ponder_stats stats;
+  unsigned char after[64];
+} guarded_stats;
+typedef struct guarded_device {
+  ponder_device_info device;
+  unsigned char after[64];
+} guarded_device;
 
 static int intact(const unsigned char *after) {
   int i;
@@ -45,7 +58,8 @@ int main(int argc, char **argv) {
   check(i.info.vocabulary == 320 && intact(i.after), "info is filled as far as known");
   check(ponder_session_create(m, &s, NULL) == PONDER_OK, "session");
   check(ponder_request_create(&r) == PONDER_OK, "request");
-  check(ponder_request_set_text(r, "I need 22 from 3 5 7.\n", PONDER_STRLEN, 0) == PONDER_OK, "text");
+  check(ponder_request_set_text(r, "I need 22 from 3 5 7.\n", PONDER_STRLEN, 0) == PONDER_OK,
+        "text");
   check(ponder_request_set_max_tokens(r, 20) == PONDER_OK, "max_tokens");
   check(ponder_session_submit(s, r, &g, NULL) == PONDER_OK, "submit");
   do {

@@ -79,7 +79,8 @@ static void words_name_the_thing_that_failed(void) {
   ponder_runtime_release(rt);
 }
 
-/* ---- NULL everywhere -------------------------------------------------------------------------- */
+/* ---- NULL everywhere --------------------------------------------------------------------------
+ */
 
 static void destroy_and_release_ignore_null(void) {
   ponder_error_destroy(NULL);
@@ -208,12 +209,14 @@ static void every_function_refuses_null_results(void) {
   CHECK_INVALID(ponder_runtime_next_ready(rt, NULL));
   CHECK_INVALID(ponder_model_load(rt, MODEL_PATH, NULL, NULL, NULL));
   CHECK_INVALID(ponder_model_load(rt, NULL, NULL, (ponder_model **)&err, NULL));
-  CHECK_INVALID(ponder_model_load_io(rt, NULL, sizeof(ponder_io), NULL, (ponder_model **)&err, NULL));
+  CHECK_INVALID(
+      ponder_model_load_io(rt, NULL, sizeof(ponder_io), NULL, (ponder_model **)&err, NULL));
   CHECK_STATUS(ponder_runtime_get_device(rt, 1000000, NULL, 0), PONDER_ERR_NOT_FOUND);
   ponder_runtime_release(rt);
 }
 
-/* ---- options ---------------------------------------------------------------------------------- */
+/* ---- options ----------------------------------------------------------------------------------
+ */
 
 static void *some_alloc(void *user, size_t size, size_t align) {
   (void)user, (void)size, (void)align;
@@ -315,7 +318,8 @@ static void runtimes_are_counted(void) {
   ponder_runtime_release(rt);
 }
 
-/* ---- requests --------------------------------------------------------------------------------- */
+/* ---- requests ---------------------------------------------------------------------------------
+ */
 
 static void request_setters_check_their_values(void) {
   const float nan_value = (float)NAN, infinite = (float)INFINITY;
@@ -337,7 +341,8 @@ static void request_setters_check_their_values(void) {
   CHECK_INVALID(ponder_request_set_text(r, "a", 1, 4));
   CHECK_INVALID(ponder_request_set_text(r, "a", 1, -1));
   CHECK_OK(ponder_request_set_text(r, NULL, 0, 0));
-  CHECK_OK(ponder_request_set_text(r, "a", 1, PONDER_TOKENIZE_SPECIAL | PONDER_TOKENIZE_ADD_SPECIAL));
+  CHECK_OK(
+      ponder_request_set_text(r, "a", 1, PONDER_TOKENIZE_SPECIAL | PONDER_TOKENIZE_ADD_SPECIAL));
   CHECK_INVALID(ponder_request_set_tokens(r, NULL, 1));
   CHECK_INVALID(ponder_request_set_tokens(r, tokens, 0));
   CHECK_INVALID(ponder_request_set_tokens(r, tokens, (size_t)-1));
@@ -407,7 +412,8 @@ static void request_setters_check_their_values(void) {
   ponder_request_destroy(r);
 }
 
-/* ---- chats ------------------------------------------------------------------------------------ */
+/* ---- chats ------------------------------------------------------------------------------------
+ */
 
 static void chat_json(const ponder_chat *c, char *text, size_t room) {
   size_t size = room - 1;
@@ -416,7 +422,8 @@ static void chat_json(const ponder_chat *c, char *text, size_t room) {
 }
 
 static void chats_keep_their_messages(void) {
-  const char *calls = "[{\"id\":\"1\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]";
+  const char *calls =
+      "[{\"id\":\"1\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]";
   ponder_chat *c = NULL, *copy = NULL;
   char text[2000], again[2000];
   size_t size = 0;
@@ -433,7 +440,8 @@ static void chats_keep_their_messages(void) {
   CHECK(size > 100 && size < sizeof text);
   chat_json(c, text, sizeof text);
   CHECK(strlen(text) == size);
-  CHECK(strstr(text, "Be brief.") && strstr(text, "reasoning_content") && strstr(text, "tool_calls"));
+  CHECK(strstr(text, "Be brief.") && strstr(text, "reasoning_content") &&
+        strstr(text, "tool_calls"));
 
   /* What it gives it takes. */
   CHECK_OK(ponder_chat_create(&copy));
@@ -472,10 +480,19 @@ static void chats_take_openai_messages(void) {
 }
 
 static void chats_refuse_what_is_no_chat(void) {
-  static const char *const broken[] = {
-      "", "{", "null", "3", "\"text\"", "[3]", "{\"content\":\"no role\"}", "[{\"role\":3,\"content\":\"a\"}]",
-      "{\"messages\":3}", "{\"messages\":[],\"tools\":3}", "[{\"role\":\"user\",\"content\":\"\xff\"}]",
-      "[{\"role\":\"user\",\"content\":\"a\"},", "{\"messages\":[],\"add_generation_prompt\":3}"};
+  static const char *const broken[] = {"",
+                                       "{",
+                                       "null",
+                                       "3",
+                                       "\"text\"",
+                                       "[3]",
+                                       "{\"content\":\"no role\"}",
+                                       "[{\"role\":3,\"content\":\"a\"}]",
+                                       "{\"messages\":3}",
+                                       "{\"messages\":[],\"tools\":3}",
+                                       "[{\"role\":\"user\",\"content\":\"\xff\"}]",
+                                       "[{\"role\":\"user\",\"content\":\"a\"},",
+                                       "{\"messages\":[],\"add_generation_prompt\":3}"};
   ponder_chat *c = NULL;
   ponder_error *err;
   ponder_str words;

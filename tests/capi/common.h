@@ -1,4 +1,5 @@
-/* What the tests of the C API share: the model, a transcript of a generation, threads and clocks. */
+/* What the tests of the C API share: the model, a transcript of a generation, threads and clocks.
+ */
 #ifndef PONDER_TESTS_CAPI_COMMON_H_
 #define PONDER_TESTS_CAPI_COMMON_H_
 
@@ -9,7 +10,7 @@
 #include "tests/capi/harness.h"
 
 #define MODEL_PATH PONDER_SOURCE_DIR "/models/countdown"
-#define EOS 308         /* of the countdown model */
+#define EOS 308 /* of the countdown model */
 #define THOUGHT_CLOSE 312
 
 /* All that a generation said. */

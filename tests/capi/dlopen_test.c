@@ -8,10 +8,11 @@ static const char *library;
 
 typedef struct api {
   void *handle;
-  ponder_status (*runtime_create)(const ponder_runtime_options *, ponder_runtime **, ponder_error **);
+  ponder_status (*runtime_create)(const ponder_runtime_options *, ponder_runtime **,
+                                  ponder_error **);
   void (*runtime_release)(ponder_runtime *);
-  ponder_status (*model_load)(ponder_runtime *, const char *, const ponder_model_options *, ponder_model **,
-                              ponder_error **);
+  ponder_status (*model_load)(ponder_runtime *, const char *, const ponder_model_options *,
+                              ponder_model **, ponder_error **);
   void (*model_release)(ponder_model *);
   ponder_status (*session_create)(ponder_model *, ponder_session **, ponder_error **);
   void (*session_destroy)(ponder_session *);
@@ -19,7 +20,8 @@ typedef struct api {
   void (*request_destroy)(ponder_request *);
   ponder_status (*request_set_text)(ponder_request *, const char *, size_t, int32_t);
   ponder_status (*request_set_max_tokens)(ponder_request *, uint32_t);
-  ponder_status (*session_submit)(ponder_session *, const ponder_request *, ponder_generation **, ponder_error **);
+  ponder_status (*session_submit)(ponder_session *, const ponder_request *, ponder_generation **,
+                                  ponder_error **);
   ponder_status (*generation_next)(ponder_generation *, ponder_event *, size_t, ponder_error **);
   ponder_status (*generation_wait)(ponder_generation *, uint64_t);
   void (*generation_destroy)(ponder_generation *);

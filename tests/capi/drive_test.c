@@ -77,7 +77,8 @@ static void sloppy_loop(void *user, uint32_t n, void (*fn)(void *, uint32_t), vo
   }
 }
 
-/* ---- poll ------------------------------------------------------------------------------------- */
+/* ---- poll -------------------------------------------------------------------------------------
+ */
 
 static void nothing_happens_outside_poll(void) {
   world w;
@@ -321,7 +322,8 @@ static void next_ready_works_with_the_library_s_own_thread(void) {
   end_world(&w);
 }
 
-/* ---- the host's threads ----------------------------------------------------------------------- */
+/* ---- the host's threads -----------------------------------------------------------------------
+ */
 
 static void run_with_pool(ponder_thread_pool pool) {
   world w;
@@ -350,7 +352,8 @@ static void a_pool_that_repeats_or_forgets_does_no_harm(void) {
   run_with_pool(pool);
 }
 
-/* ---- two runtimes ----------------------------------------------------------------------------- */
+/* ---- two runtimes -----------------------------------------------------------------------------
+ */
 
 static void *drive_one(void *arg) {
   world *w = arg;

@@ -1,9 +1,10 @@
-/* Hosts whose services fail: the allocator at its n-th call, the files at their n-th, and files that
- * lie. Each time: a clear status with words, and everything given back. */
+/* Hosts whose services fail: the allocator at its n-th call, the files at their n-th, and files
+ * that lie. Each time: a clear status with words, and everything given back. */
 #include "tests/capi/common.h"
 #include "tests/capi/countdown_golden.inc"
 
-/* ---- memory ----------------------------------------------------------------------------------- */
+/* ---- memory -----------------------------------------------------------------------------------
+ */
 
 typedef struct memory {
   pthread_mutex_t mutex;
@@ -120,7 +121,8 @@ static void memory_that_is_not_aligned_is_refused(void) {
   check_memory(&m);
 }
 
-/* ---- files ------------------------------------------------------------------------------------ */
+/* ---- files ------------------------------------------------------------------------------------
+ */
 
 typedef struct file {
   const char *name;
@@ -157,9 +159,9 @@ typedef struct disk {
   long calls, fail_at;
   ponder_status failure;
   int closed, used_after_close, bad_names, maps;
-  const char *lie_about; /* a file ... */
-  int64_t size_change;   /* ... whose size is told wrong by this ... */
-  int silent;            /* ... or whose reads give nothing */
+  const char *lie_about;  /* a file ... */
+  int64_t size_change;    /* ... whose size is told wrong by this ... */
+  int silent;             /* ... or whose reads give nothing */
   unsigned char *mapping; /* of model.safetensors, if map is offered */
 } disk;
 
@@ -293,10 +295,14 @@ static void files_that_fail_at_any_call(void) {
 }
 
 static void a_callback_s_own_status_comes_back(void) {
-  static const ponder_status given[] = {PONDER_ERR_CANCELLED, PONDER_ERR_DEVICE, PONDER_ERR_OUT_OF_MEMORY,
-                                        PONDER_ERR_BUSY,      PONDER_ERR_CORRUPT, -1000, PONDER_PENDING};
-  static const ponder_status expected[] = {PONDER_ERR_CANCELLED, PONDER_ERR_DEVICE, PONDER_ERR_OUT_OF_MEMORY,
-                                           PONDER_ERR_BUSY,      PONDER_ERR_CORRUPT, PONDER_ERR_IO, PONDER_ERR_IO};
+  static const ponder_status given[] = {
+      PONDER_ERR_CANCELLED, PONDER_ERR_DEVICE,  PONDER_ERR_OUT_OF_MEMORY,
+      PONDER_ERR_BUSY,      PONDER_ERR_CORRUPT, -1000,
+      PONDER_PENDING};
+  static const ponder_status expected[] = {
+      PONDER_ERR_CANCELLED, PONDER_ERR_DEVICE,  PONDER_ERR_OUT_OF_MEMORY,
+      PONDER_ERR_BUSY,      PONDER_ERR_CORRUPT, PONDER_ERR_IO,
+      PONDER_ERR_IO};
   size_t i;
   for (i = 0; i < sizeof given / sizeof *given; ++i) {
     long n;
@@ -359,7 +365,8 @@ static void files_that_are_missing(void) {
   }
 }
 
-/* ---- logs ------------------------------------------------------------------------------------- */
+/* ---- logs -------------------------------------------------------------------------------------
+ */
 
 typedef struct log_book {
   int lines, too_low, not_lines;

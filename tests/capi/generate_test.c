@@ -21,11 +21,11 @@ static ponder_request *ask_greedily(const char *message) {
 }
 
 static int same_tokens(const transcript *a, const transcript *b) {
-  return a->all_count == b->all_count &&
-         memcmp(a->all, b->all, a->all_count * sizeof *a->all) == 0;
+  return a->all_count == b->all_count && memcmp(a->all, b->all, a->all_count * sizeof *a->all) == 0;
 }
 
-/* ---- what comes out --------------------------------------------------------------------------- */
+/* ---- what comes out ---------------------------------------------------------------------------
+ */
 
 static void greedy_answers_are_those_of_the_reference(void) {
   int i;
@@ -176,7 +176,8 @@ static void submit_checks_the_request(void) {
   ponder_session_destroy(s);
 }
 
-/* ---- reasoning -------------------------------------------------------------------------------- */
+/* ---- reasoning --------------------------------------------------------------------------------
+ */
 
 static void the_hard_budget_closes_the_thought_for_certain(void) {
   ponder_request *r = ask_greedily(long_puzzle);
@@ -324,7 +325,8 @@ static void answer_now_from_another_thread(void) {
   ponder_session_destroy(s);
 }
 
-/* ---- cancelling ------------------------------------------------------------------------------- */
+/* ---- cancelling -------------------------------------------------------------------------------
+ */
 
 static void cancel_from_another_thread_ends_with_cancelled(void) {
   ponder_request *r = think_for_long();
@@ -423,7 +425,8 @@ static void one_generation_at_a_time_per_session(void) {
   ponder_session_destroy(s);
 }
 
-/* ---- sampling --------------------------------------------------------------------------------- */
+/* ---- sampling ---------------------------------------------------------------------------------
+ */
 
 static void the_same_seed_gives_the_same_tokens(void) {
   ponder_request *r = ask(puzzle);
@@ -525,7 +528,8 @@ static void stop_texts_end_the_answer_and_are_not_told(void) {
   CHECK(cut.finish == PONDER_FINISH_STOP);
   CHECK(strlen(cut.answer) == (size_t)(equals - whole.answer) &&
         strncmp(cut.answer, whole.answer, strlen(cut.answer)) == 0);
-  CHECK(strcmp(cut.thought, whole.thought) == 0); /* thoughts are full of " = " alike; not searched */
+  CHECK(strcmp(cut.thought, whole.thought) ==
+        0); /* thoughts are full of " = " alike; not searched */
   ponder_request_destroy(r);
   ponder_session_destroy(s);
 }
@@ -568,7 +572,8 @@ static void logprobs_agree_with_score(void) {
     st = ponder_generation_wait(g, PONDER_FOREVER);
     while ((st = ponder_generation_next(g, &ev, sizeof ev, NULL)) == PONDER_OK) {
       if (ev.kind != PONDER_EVENT_THOUGHT && ev.kind != PONDER_EVENT_ANSWER) continue;
-      REQUIRE(ev.token_count == 0 || (ev.logprobs != NULL && ev.top_count == 4 && ev.top_tokens != NULL));
+      REQUIRE(ev.token_count == 0 ||
+              (ev.logprobs != NULL && ev.top_count == 4 && ev.top_tokens != NULL));
       for (k = 0; k < ev.token_count; ++k, ++told) {
         /* Markers between thought and answer are in no event: find the place. */
         while (at < gold->prompt_count + gold->greedy_count && tokens[at] != ev.tokens[k]) ++at;
@@ -596,7 +601,8 @@ static void logprobs_agree_with_score(void) {
   ponder_session_destroy(s);
 }
 
-/* ---- sessions --------------------------------------------------------------------------------- */
+/* ---- sessions ---------------------------------------------------------------------------------
+ */
 
 static void sessions_reuse_what_they_hold(void) {
   ponder_request *r = ask_greedily(puzzle);
@@ -671,7 +677,8 @@ static void sessions_run_together_and_stay_apart(void) {
   }
 }
 
-/* ---- next, wait, wakers ------------------------------------------------------------------------ */
+/* ---- next, wait, wakers ------------------------------------------------------------------------
+ */
 
 static void next_pends_then_gives_then_is_done_for_ever(void) {
   ponder_request *r = ask_greedily(puzzle);

@@ -2,8 +2,8 @@
  *
  * A program lists its cases with RUN in main; each prints one line, ok or not ok with the failed
  * check above it. With arguments only the cases named run. CHECKs count and go on, REQUIREs leave
- * the case. A case whose data is missing says SKIP; a program of which all cases skip exits with 77,
- * which CTest counts as skipped. One thread runs the cases; checks may be made from any thread.
+ * the case. A case whose data is missing says SKIP; a program of which all cases skip exits with
+ * 77, which CTest counts as skipped. One thread runs the cases; checks may be made from any thread.
  */
 #ifndef PONDER_TESTS_CAPI_HARNESS_H_
 #define PONDER_TESTS_CAPI_HARNESS_H_
@@ -32,29 +32,29 @@ static void harness_fail(const char *file, int line, const char *what) {
   __atomic_add_fetch(&harness_failed_checks, 1, __ATOMIC_SEQ_CST);
 }
 
-#define CHECK(condition)                                           \
-  do {                                                             \
+#define CHECK(condition)                                            \
+  do {                                                              \
     if (!(condition)) harness_fail(__FILE__, __LINE__, #condition); \
   } while (0)
 
-#define REQUIRE(condition)                              \
-  do {                                                  \
-    if (!(condition)) {                                 \
-      harness_fail(__FILE__, __LINE__, #condition);     \
-      return;                                           \
-    }                                                   \
+#define REQUIRE(condition)                          \
+  do {                                              \
+    if (!(condition)) {                             \
+      harness_fail(__FILE__, __LINE__, #condition); \
+      return;                                       \
+    }                                               \
   } while (0)
 
-#define SKIP(why)                \
-  do {                           \
+#define SKIP(why)                   \
+  do {                              \
     printf("# skipped: %s\n", why); \
-    harness_skip = 1;            \
-    return;                      \
+    harness_skip = 1;               \
+    return;                         \
   } while (0)
 
 /* The status is as expected; says which one it was. */
-static MAYBE_UNUSED void harness_status(const char *file, int line, const char *what, ponder_status got,
-                           ponder_status expected) {
+static MAYBE_UNUSED void harness_status(const char *file, int line, const char *what,
+                                        ponder_status got, ponder_status expected) {
   char text[512];
   if (got == expected) return;
   snprintf(text, sizeof text, "%s is %s, not %s", what, ponder_status_name(got),
@@ -68,7 +68,7 @@ static MAYBE_UNUSED void harness_status(const char *file, int line, const char *
 
 /* OK, else the case ends; prints the words of `err` and gives them back. */
 static MAYBE_UNUSED int harness_ok(const char *file, int line, const char *what, ponder_status got,
-                      ponder_error *err) {
+                                   ponder_error *err) {
   ponder_str words;
   if (got == PONDER_OK) return 1;
   ponder_error_get(err, NULL, &words);
@@ -77,10 +77,10 @@ static MAYBE_UNUSED int harness_ok(const char *file, int line, const char *what,
   harness_status(file, line, what, got, PONDER_OK);
   return 0;
 }
-#define REQUIRE_OK(expression, err)                                                       \
-  do {                                                                                    \
-    ponder_status harness_got = (expression);                                             \
-    if (!harness_ok(__FILE__, __LINE__, #expression, harness_got, (err))) return;         \
+#define REQUIRE_OK(expression, err)                                               \
+  do {                                                                            \
+    ponder_status harness_got = (expression);                                     \
+    if (!harness_ok(__FILE__, __LINE__, #expression, harness_got, (err))) return; \
   } while (0)
 
 static void harness_run(const char *name, void (*body)(void)) {

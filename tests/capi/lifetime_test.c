@@ -34,12 +34,23 @@ static int make(set *x) {
 
 static void drop(set *x, int kind) {
   switch (kind) {
-    case RUNTIME: ponder_runtime_release(x->rt); break;
-    case MODEL: ponder_model_release(x->m); break;
-    case SESSION: ponder_session_destroy(x->s); break;
-    case GENERATION: ponder_generation_destroy(x->g); break;
-    case REQUEST: ponder_request_destroy(x->r); break;
-    default: ponder_chat_destroy(x->c);
+    case RUNTIME:
+      ponder_runtime_release(x->rt);
+      break;
+    case MODEL:
+      ponder_model_release(x->m);
+      break;
+    case SESSION:
+      ponder_session_destroy(x->s);
+      break;
+    case GENERATION:
+      ponder_generation_destroy(x->g);
+      break;
+    case REQUEST:
+      ponder_request_destroy(x->r);
+      break;
+    default:
+      ponder_chat_destroy(x->c);
   }
 }
 

@@ -50,7 +50,8 @@ static void template_source_is_told(void) {
   CHECK_INVALID(ponder_model_get_template(shared_model, NULL));
 }
 
-/* ---- loading ---------------------------------------------------------------------------------- */
+/* ---- loading ----------------------------------------------------------------------------------
+ */
 
 static void loading_says_what_is_wrong(void) {
   ponder_model *m = NULL;
@@ -77,9 +78,11 @@ static void loading_says_what_is_wrong(void) {
   CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, NULL), PONDER_ERR_UNSUPPORTED);
   CHECK_OK(ponder_model_options_set_context(o, 0));
   CHECK_OK(ponder_model_options_set_kv_bytes(o, 1000)); /* not one page */
-  CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, NULL), PONDER_ERR_OUT_OF_MEMORY);
+  CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, NULL),
+               PONDER_ERR_OUT_OF_MEMORY);
   CHECK_OK(ponder_model_options_set_kv_bytes(o, UINT64_MAX));
-  CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, NULL), PONDER_ERR_OUT_OF_MEMORY);
+  CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, NULL),
+               PONDER_ERR_OUT_OF_MEMORY);
   CHECK_OK(ponder_model_options_set_kv_bytes(o, 0));
   CHECK_OK(ponder_model_options_set_hint(o, "no_such_hint", "1"));
   CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, &err), PONDER_ERR_NOT_FOUND);
@@ -157,7 +160,8 @@ static void progress_can_stop_the_load_at_any_call(void) {
   ponder_model_options_destroy(o);
 }
 
-/* ---- tokens ----------------------------------------------------------------------------------- */
+/* ---- tokens -----------------------------------------------------------------------------------
+ */
 
 static void text_becomes_tokens_and_text_again(void) {
   static const char text[] = "Use 3, 5 and 7 to make 22.";
@@ -184,10 +188,12 @@ static void text_becomes_tokens_and_text_again(void) {
 static void special_tokens_are_parsed_only_on_request(void) {
   ponder_token tokens[40];
   size_t count = 40;
-  CHECK_OK(ponder_model_tokenize(shared_model, "</think>", 8, PONDER_TOKENIZE_SPECIAL, tokens, &count));
+  CHECK_OK(
+      ponder_model_tokenize(shared_model, "</think>", 8, PONDER_TOKENIZE_SPECIAL, tokens, &count));
   CHECK(count == 1 && tokens[0] == THOUGHT_CLOSE);
   count = 40;
-  CHECK_OK(ponder_model_tokenize(shared_model, "</think>", 8, PONDER_TOKENIZE_PLAIN, tokens, &count));
+  CHECK_OK(
+      ponder_model_tokenize(shared_model, "</think>", 8, PONDER_TOKENIZE_PLAIN, tokens, &count));
   CHECK(count > 1);
 }
 
@@ -243,7 +249,8 @@ static void every_token_has_its_text(void) {
   CHECK(with_text == 313); /* 307 tokens and 6 added ones; the other rows are padding */
 }
 
-/* ---- rendering -------------------------------------------------------------------------------- */
+/* ---- rendering --------------------------------------------------------------------------------
+ */
 
 static void rendering_gives_the_reference_prompt(void) {
   int i;
@@ -256,7 +263,8 @@ static void rendering_gives_the_reference_prompt(void) {
     CHECK_OK(ponder_chat_create(&c));
     CHECK_OK(ponder_chat_add(c, PONDER_ROLE_USER, goldens[i].message, PONDER_STRLEN));
     REQUIRE_OK(ponder_chat_render(c, shared_model, text, &size, &err), err);
-    CHECK_OK(ponder_model_tokenize(shared_model, text, size, PONDER_TOKENIZE_SPECIAL, tokens, &count));
+    CHECK_OK(
+        ponder_model_tokenize(shared_model, text, size, PONDER_TOKENIZE_SPECIAL, tokens, &count));
     CHECK(count == goldens[i].prompt_count &&
           memcmp(tokens, goldens[i].prompt, count * sizeof *tokens) == 0);
     ponder_chat_destroy(c);
@@ -271,7 +279,8 @@ static void rendering_obeys_the_generation_prompt_and_the_buffer(void) {
   CHECK_OK(ponder_chat_add(c, PONDER_ROLE_USER, "Make 4 from 1 and 3.", PONDER_STRLEN));
   CHECK_OK(ponder_chat_add_assistant(c, "1+3", 3, "1+3 = 4", 7, NULL, 0, NULL));
   CHECK_OK(ponder_chat_add(c, PONDER_ROLE_USER, "And 5?", PONDER_STRLEN));
-  CHECK_STATUS(ponder_chat_render(c, shared_model, NULL, &with_size, NULL), PONDER_ERR_BUFFER_TOO_SMALL);
+  CHECK_STATUS(ponder_chat_render(c, shared_model, NULL, &with_size, NULL),
+               PONDER_ERR_BUFFER_TOO_SMALL);
   REQUIRE(with_size < sizeof with);
   CHECK_OK(ponder_chat_render(c, shared_model, with, &with_size, NULL));
   CHECK_OK(ponder_chat_set_generation_prompt(c, 0));
@@ -285,7 +294,8 @@ static void rendering_obeys_the_generation_prompt_and_the_buffer(void) {
   ponder_chat_destroy(c);
 }
 
-/* ---- scores ----------------------------------------------------------------------------------- */
+/* ---- scores -----------------------------------------------------------------------------------
+ */
 
 static void scores_agree_with_the_reference(void) {
   int i;
@@ -299,7 +309,8 @@ static void scores_agree_with_the_reference(void) {
     REQUIRE(count <= 512);
     memcpy(tokens, g->prompt, g->prompt_count * sizeof *tokens);
     memcpy(tokens + g->prompt_count, g->greedy, g->greedy_count * sizeof *tokens);
-    REQUIRE_OK(ponder_model_score(shared_model, tokens, count, 3, logprobs, top, top_logprobs, &err), err);
+    REQUIRE_OK(
+        ponder_model_score(shared_model, tokens, count, 3, logprobs, top, top_logprobs, &err), err);
     for (k = 0; k < count; ++k) {
       for (n = 1; n < 3; ++n) CHECK(top_logprobs[3 * k + n] <= top_logprobs[3 * k + n - 1]);
       if (k + 1 == count) break;
@@ -369,7 +380,8 @@ static void stats_of_a_model_count(void) {
   run_request(s, r, &t);
   CHECK_OK(ponder_model_get_stats(shared_model, &after, sizeof after));
   CHECK(after.prompt_tokens == before.prompt_tokens + t.prompt_tokens);
-  CHECK(after.thought_tokens + after.answer_tokens >= before.thought_tokens + before.answer_tokens + 1);
+  CHECK(after.thought_tokens + after.answer_tokens >=
+        before.thought_tokens + before.answer_tokens + 1);
   CHECK(after.steps > before.steps);
   CHECK_INVALID(ponder_model_get_stats(shared_model, NULL, sizeof after));
   CHECK_INVALID(ponder_model_get_stats(shared_model, &after, 0));

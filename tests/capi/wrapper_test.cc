@@ -8,12 +8,12 @@
 namespace {
 
 int failures = 0;
-#define CHECK(condition)                                               \
-  do {                                                                 \
-    if (!(condition)) {                                                \
-      std::printf("# %s:%d: %s\n", __FILE__, __LINE__, #condition);    \
-      ++failures;                                                      \
-    }                                                                  \
+#define CHECK(condition)                                            \
+  do {                                                              \
+    if (!(condition)) {                                             \
+      std::printf("# %s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      ++failures;                                                   \
+    }                                                               \
   } while (false)
 
 const char kModel[] = PONDER_SOURCE_DIR "/models/countdown";
@@ -35,14 +35,14 @@ void errors_are_thrown_where_that_is_possible() {
   bool caught = false;
   try {
     ponder::Model::load(runtime, "/no/such/folder");
-  } catch (const ponder::Error& error) {
+  } catch (const ponder::Error &error) {
     caught = error.status() == PONDER_ERR_NOT_FOUND;
   }
   CHECK(caught);
   caught = false;
   try {
     ponder::Request().temperature(-1);
-  } catch (const std::exception& error) {
+  } catch (const std::exception &error) {
     caught = error.what() == std::string("PONDER_ERR_INVALID_ARGUMENT");
   }
   CHECK(caught);
@@ -94,7 +94,7 @@ void a_model_thinks_and_answers() {
 
   std::string thought, answer;
   int finished = 0;
-  for (const ponder::Event& event : session.submit(ponder::Request().chat(chat).temperature(0))) {
+  for (const ponder::Event &event : session.submit(ponder::Request().chat(chat).temperature(0))) {
     if (event.kind() == PONDER_EVENT_THOUGHT) thought += event.text().str();
     if (event.kind() == PONDER_EVENT_ANSWER) answer += event.text().str();
     if (event.kind() == PONDER_EVENT_FINISHED) {

@@ -1,6 +1,6 @@
-/* Several turns. The history keeps thought and answer apart, so that the model's template may decide
- * what of it the model sees again (R1's drops earlier thoughts); the session computes only what is
- * new, whatever the template did. */
+/* Several turns. The history keeps thought and answer apart, so that the model's template may
+ * decide what of it the model sees again (R1's drops earlier thoughts); the session computes only
+ * what is new, whatever the template did. */
 #include <ponder/ponder.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* A model thinks and answers. Build: cc think.c -lponder. Run: ./a.out models/countdown "Use 3, 5 and 7 to make 22." */
+/* A model thinks and answers. Build: cc think.c -lponder
+ * Run: ./a.out models/countdown "Use 3, 5 and 7 to make 22." */
 #include <ponder/ponder.h>
 #include <stdio.h>
 

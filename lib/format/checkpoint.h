@@ -37,8 +37,8 @@ class Checkpoint {
 
   virtual bool has(absl::string_view name) const = 0;
   // The tensor's bytes, mapped or read into memory; they live as long as the result's owner, which
-  // may outlive the checkpoint. `data` is aligned to its element type and no further: tensors start
-  // wherever the file puts them, so vector code must use unaligned loads.
+  // may outlive the checkpoint. `data` is aligned to its element type (block types: not at all) and
+  // no further: tensors start wherever the file puts them, so vector code uses unaligned loads.
   // not_found_error: no such tensor. unsupported_error: an element type that we do not compute
   // with.
   virtual StatusOr<WeightData> find(absl::string_view name) const = 0;

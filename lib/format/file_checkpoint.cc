@@ -50,9 +50,11 @@ StatusOr<WeightData> FileCheckpoint::find(absl::string_view name) const {
   if (file.view->data() != nullptr) {
     PONDER_RETURN_IF_ERROR(file.view->check());
     const std::byte* data = file.view->data() + tensor->offset;
-    // Writers pad headers so that this holds; where one did not, a copy is the way out.
-    if (reinterpret_cast<uintptr_t>(data) % static_cast<size_t>(dtype_info(weight.dtype).bytes) ==
-        0) {
+    // Writers pad headers so that this holds; where one did not, a copy is the way out. Blocks of
+    // quantised elements are read byte by byte and may lie anywhere.
+    const DTypeInfo type = dtype_info(weight.dtype);
+    const auto align = static_cast<uintptr_t>(type.block == 1 ? type.bytes : 1);
+    if (reinterpret_cast<uintptr_t>(data) % align == 0) {
       weight.data = data;
       weight.owner = file.view;
       return weight;

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/strings/match.h"
 #include "absl/synchronization/mutex.h"
 #include "lib/base/quote.h"
 
@@ -101,11 +102,15 @@ bool is_remote(int fd) {
 
 class FolderSource final : public FileSource {
  public:
-  FolderSource(FileDescriptor folder, std::string path, Mapping mapping)
-      : folder_(std::move(folder)), path_(std::move(path)), mapping_(mapping) {}
+  FolderSource(FileDescriptor folder, std::string path, std::string main_file, Mapping mapping)
+      : folder_(std::move(folder)),
+        path_(std::move(path)),
+        main_file_(std::move(main_file)),
+        mapping_(mapping) {}
 
   const std::string& where() const override { return path_; }
   bool is_folder() const override { return true; }
+  const std::string& main_file() const override { return main_file_; }
 
   StatusOr<uint64_t> size(absl::string_view name) const override {
     PONDER_ASSIGN_OR_RETURN(std::shared_ptr<const OpenFile> file, open(name));
@@ -180,6 +185,7 @@ class FolderSource final : public FileSource {
 
   const FileDescriptor folder_;
   const std::string path_;
+  const std::string main_file_;
   const Mapping mapping_;
   mutable absl::Mutex mutex_;
   // Not one of Abseil's hash tables: those do not survive an allocation that throws.
@@ -196,6 +202,7 @@ class CallbackSource final : public FileSource,
   }
 
   const std::string& where() const override { return where_; }
+  const std::string& main_file() const override { return main_file_; }
 
   StatusOr<uint64_t> size(absl::string_view name) const override {
     PONDER_ASSIGN_OR_RETURN(const std::string key, checked(name));
@@ -260,6 +267,7 @@ class CallbackSource final : public FileSource,
 
   const IoCallbacks io_;
   const std::string where_ = "the host's IO";
+  const std::string main_file_;
 };
 
 }  // namespace
@@ -270,19 +278,29 @@ StatusOr<std::shared_ptr<const FileSource>> open_folder(absl::string_view path, 
   }
   std::string text(path);
   while (text.size() > 1 && text.back() == '/') text.pop_back();
+  std::string main_file;
+  if (absl::EndsWithIgnoreCase(text, ".gguf")) {
+    struct stat info;
+    if (::stat(text.c_str(), &info) == 0 && S_ISREG(info.st_mode)) {
+      const size_t slash = text.rfind('/');
+      main_file = text.substr(slash + 1);  // all of it where there is no slash
+      text = slash == text.npos ? "." : slash == 0 ? "/" : text.substr(0, slash);
+    }
+  }
   FileDescriptor folder(::open(text.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (folder.get() < 0) {
     const int error = errno;
     text = excerpt(text, 4096);
-    if (error == ENOENT) return not_found_error(text, ": no such folder");
+    if (error == ENOENT) return not_found_error(text, ": no such file or folder");
     if (error == ENOTDIR) {
       return invalid_argument_error(text,
-                                    ": is not a folder; give the folder that holds the model's"
-                                    " config.json, tokenizer.json and *.safetensors");
+                                    ": is not a model; give the folder that holds config.json,"
+                                    " tokenizer.json and *.safetensors, or a .gguf file");
     }
     return io_error(text, ": cannot be opened: ", system_words(error));
   }
-  return std::make_shared<const FolderSource>(std::move(folder), excerpt(text, 4096), mapping);
+  return std::make_shared<const FolderSource>(std::move(folder), excerpt(text, 4096),
+                                              std::move(main_file), mapping);
 }
 
 StatusOr<std::shared_ptr<const FileSource>> open_callbacks(const IoCallbacks& io) {

@@ -47,6 +47,8 @@ class FileSource {
   virtual const std::string& where() const = 0;
   // Whether where() is a path, whose last part people know the model by.
   virtual bool is_folder() const { return false; }
+  // The one file that was asked for, if the model was named by a file and not by its folder.
+  virtual const std::string& main_file() const = 0;
   // Bytes in the file; not_found_error when there is no such file.
   virtual StatusOr<uint64_t> size(absl::string_view name) const = 0;
   // Exactly bytes [offset, offset + n), else io_error.
@@ -61,9 +63,10 @@ enum class Mapping : uint8_t {
   kNever,   // read everything into memory
 };
 
-// The files directly in the folder at `path`. Symbolic links are followed (download caches are made
-// of them); names with a '/', "..", or a NUL are refused. Every file is opened once and stays the
-// same file to us even if another one takes its name while the model is loading.
+// The files directly in the folder at `path`, which may also be a .gguf file in it, to be the
+// source's main_file(). Symbolic links are followed (download caches are made of them); names with
+// a '/', "..", or a NUL are refused. Every file is opened once and stays the same file to us even
+// if another one takes its name while the model is loading.
 StatusOr<std::shared_ptr<const FileSource>> open_folder(absl::string_view path,
                                                         Mapping mapping = Mapping::kAuto);
 

@@ -16,15 +16,17 @@
 #include "absl/strings/string_view.h"
 #include "lib/base/status.h"
 #include "lib/format/file_source.h"
+#include "lib/tensor/dtype.h"
 
 namespace ponder {
 
 // How ggml stores the elements of a tensor: in blocks along the innermost dimension.
 struct GgufType {
   uint32_t id;
-  absl::string_view name;  // as llama.cpp prints it: "Q4_K"
-  int64_t block;           // elements of a block
-  int64_t bytes;           // bytes of a block
+  absl::string_view name;                     // as llama.cpp prints it: "Q4_K"
+  int64_t block;                              // elements of a block
+  int64_t bytes;                              // bytes of a block
+  std::optional<DType> dtype = std::nullopt;  // where we know its values
 };
 
 // nullptr for numbers that name no type (some did once and are gone).

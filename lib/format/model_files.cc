@@ -2,13 +2,16 @@
 
 #include <algorithm>
 #include <optional>
+#include <type_traits>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "lib/base/quote.h"
+#include "lib/format/gguf_model.h"
 #include "lib/format/safetensors.h"
 #include "lib/format/sha256.h"
 
@@ -115,6 +118,20 @@ StatusOr<std::unique_ptr<Checkpoint>> open_weights(std::shared_ptr<const FileSou
                          kWhatAFolderHolds);
 }
 
+// Hands the bytes of a metadata value to `add`.
+template <typename T, typename Add>
+void add_value(const T& value, const Add& add) {
+  if constexpr (std::is_arithmetic_v<T>) {
+    add({reinterpret_cast<const char*>(&value), sizeof value});
+  } else if constexpr (std::is_same_v<T, std::string>) {
+    add(value);
+  } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+    for (const std::string& text : value) add(text);
+  } else {
+    add({reinterpret_cast<const char*>(value.data()), value.size() * sizeof value[0]});
+  }
+}
+
 // Hashes the configuration, the tokenizer, the tensor table, and a few bytes from the middle of up
 // to 1,023 tensors: enough to tell a model from its siblings, which share all but the weights.
 StatusOr<std::string> fingerprint(const ModelFiles& files) {
@@ -130,6 +147,12 @@ StatusOr<std::string> fingerprint(const ModelFiles& files) {
   add("ponder model 1");
   add(files.config.dump());
   add(files.tokenizer_json);
+  if (files.gguf.has_value()) {
+    for (const auto& [key, value] : files.gguf->entries()) {
+      add(key);
+      std::visit([&add](const auto& v) { add_value(v, add); }, value);
+    }
+  }
   const std::vector<std::string> names = files.weights->names();
   const size_t step = std::max<size_t>(1, names.size() / kSamples);
   for (size_t i = 0; i < names.size(); ++i) {
@@ -145,6 +168,30 @@ StatusOr<std::string> fingerprint(const ModelFiles& files) {
     }
   }
   return hash.finish();
+}
+
+// The GGUF file to open; empty when the source is a folder of other files.
+StatusOr<std::string> find_gguf(const FileSource& source) {
+  constexpr char kOnlyFile[] = "model.gguf";
+  if (!source.main_file().empty()) return source.main_file();
+  const StatusOr<uint64_t> config = source.size("config.json");
+  if (config.ok()) return std::string();
+  if (!absl::IsNotFound(config.status())) return config.status();
+  const StatusOr<uint64_t> only = source.size(kOnlyFile);
+  if (absl::IsNotFound(only.status())) return std::string();
+  PONDER_RETURN_IF_ERROR(only.status());
+  return std::string(kOnlyFile);
+}
+
+// "R1-Q4_K_M-00001-of-00003.gguf" is called "R1-Q4_K_M".
+std::string name_from_file(absl::string_view file) {
+  file = file.substr(0, file.size() - std::min(file.size(), sizeof ".gguf" - 1));
+  constexpr absl::string_view kSplit = "-00001-of-00001";
+  if (file.size() > kSplit.size()) {
+    const absl::string_view ending = file.substr(file.size() - kSplit.size());
+    if (absl::StartsWith(ending, "-00001-of-")) file.remove_suffix(kSplit.size());
+  }
+  return excerpt(file, 255);
 }
 
 // The last part of a path; in a Hugging Face cache (models--org--name/snapshots/<hash>) org/name.
@@ -165,11 +212,17 @@ std::string name_from_path(absl::string_view path) {
 StatusOr<ModelFiles> open_model(std::shared_ptr<const FileSource> source,
                                 const OpenOptions& options) {
   ModelFiles files;
-  PONDER_RETURN_IF_ERROR(read_configuration(*source, &files));
-  PONDER_RETURN_IF_ERROR(read_tokenizer(*source, &files));
+  PONDER_ASSIGN_OR_RETURN(const std::string gguf, find_gguf(*source));
   files.name = options.name;
+  if (files.name.empty() && !source->main_file().empty()) files.name = name_from_file(gguf);
   if (files.name.empty() && source->is_folder()) files.name = name_from_path(source->where());
-  PONDER_ASSIGN_OR_RETURN(files.weights, open_weights(std::move(source), options.allocator));
+  if (gguf.empty()) {
+    PONDER_RETURN_IF_ERROR(read_configuration(*source, &files));
+    PONDER_RETURN_IF_ERROR(read_tokenizer(*source, &files));
+    PONDER_ASSIGN_OR_RETURN(files.weights, open_weights(std::move(source), options.allocator));
+  } else {
+    PONDER_RETURN_IF_ERROR(open_gguf(std::move(source), gguf, options.allocator, &files));
+  }
   PONDER_ASSIGN_OR_RETURN(files.fingerprint, fingerprint(files));
   if (files.name.empty()) {
     const auto it = files.config.find("_name_or_path");

@@ -109,7 +109,7 @@ TEST(FolderSource, RefusesWhatIsNotARegularFile) {
 TEST(FolderSource, SaysWhatIsWrongWithAPath) {
   TemporaryFolder folder;
   folder.write("file", "x");
-  EXPECT_TRUE(fails(open_folder(folder.path("none")).status(), kMissing, "no such folder"));
+  EXPECT_TRUE(fails(open_folder(folder.path("none")).status(), kMissing, "no such file or folder"));
   EXPECT_TRUE(fails(open_folder(folder.path("file")).status(), kInvalid, "config.json"));
   EXPECT_TRUE(fails(open_folder("").status(), kInvalid, "not a path"));
   EXPECT_TRUE(fails(open_folder(std::string("/tmp\0/x", 7)).status(), kInvalid, "not a path"));

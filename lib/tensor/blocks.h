@@ -71,7 +71,7 @@ struct [[gnu::packed]] BlockMXFP4 {
   uint8_t qs[16];
 };
 
-// ---- 256 elements, quantised scales per sub-block of 16 or 32 -----------------------------------
+// ---- 256 elements, quantised scales per sub-block of 16 or 32 ----------------------------------
 
 // Sub-block b = i / 16. Two bits q[i] at bit 2 * (i % 128 / 32) of qs[i / 128 * 32 + i % 32].
 // x[i] = (d * lo4(scales[b])) * q[i] - dmin * hi4(scales[b])
@@ -131,7 +131,7 @@ struct [[gnu::packed]] BlockIQ4_XS {
   uint8_t qs[128];
 };
 
-// ---- 256 elements, groups of 8 or 4 from a codebook (iq_grids.h) --------------------------------
+// ---- 256 elements, groups of 8 or 4 from a codebook (iq_grids.h) -------------------------------
 // Group g is elements 8 g to 8 g + 7, sub-block b = g / 4 elements 32 b to 32 b + 31, as everywhere
 // below. A sign bit of 1 negates. Where seven sign bits are stored, the eighth makes the number of
 // negatives even (iq_signs).
@@ -202,8 +202,7 @@ struct [[gnu::packed]] BlockIQ1_M {
   uint16_t scales[4];
 };
 
-// ---- 256 elements, -1, 0 or 1
-// --------------------------------------------------------------------
+// ---- 256 elements, -1, 0 or 1 ------------------------------------------------------------------
 
 // Five digits of base 3 to a byte, as a fraction: digit n of byte b is the whole part of
 // 3 * frac(b / 256 * 3^n). Bytes 0 to 31 hold elements 32 n + byte, bytes 32 to 47 elements
@@ -221,8 +220,7 @@ struct [[gnu::packed]] BlockTQ2_0 {
   uint16_t d;
 };
 
-// ---- the fixed lists
-// -----------------------------------------------------------------------------
+// ---- the fixed lists ---------------------------------------------------------------------------
 
 inline constexpr int8_t kIQ4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                           1,    13,   25,  38,  53,  69,  89,  113};
@@ -230,8 +228,7 @@ inline constexpr int8_t kIQ4Values[16] = {-127, -104, -83, -65, -49, -35, -22, -
 inline constexpr int8_t kMXFP4Values[16] = {0, 1,  2,  3,  4,  6,  8,  12,
                                             0, -1, -2, -3, -4, -6, -8, -12};
 
-// ---- bit fields that more than one place reads
-// ---------------------------------------------------
+// ---- bit fields that more than one place reads -------------------------------------------------
 
 struct ScaleMin {
   uint8_t scale;
@@ -261,8 +258,7 @@ constexpr uint32_t iq_signs(uint32_t seven) {
   return seven | (static_cast<uint32_t>(std::popcount(seven) & 1) << 7);
 }
 
-// ---- sizes
-// ---------------------------------------------------------------------------------------
+// ---- sizes -------------------------------------------------------------------------------------
 
 namespace blocks_internal {
 template <typename Block>

@@ -10,8 +10,7 @@
 namespace ponder {
 namespace {
 
-// ---- plain types
-// ---------------------------------------------------------------------------------
+// ---- plain types -------------------------------------------------------------------------------
 
 void expand_f32(const void* data, int64_t elements, float* out) {
   std::memcpy(out, data, static_cast<size_t>(elements) * sizeof(float));
@@ -32,9 +31,9 @@ void expand_f8(const void* data, int64_t elements, float* out) {
   for (int64_t i = 0; i < elements; ++i) out[i] = f8_e4m3_to_f32(bytes[i]);
 }
 
-// ---- one function per block type: x is one block, y its 32 or 256 values
-// -------------------------- The comments in blocks.h have the formulas; these say the same in
-// code.
+// ---- one function per block type ---------------------------------------------------------------
+// x is one block, y its 32 or 256 values. The comments in blocks.h have the formulas; these say the
+// same in code.
 
 int lo4(uint8_t byte) { return byte & 15; }
 int hi4(uint8_t byte) { return byte >> 4; }
@@ -133,11 +132,11 @@ void expand(const BlockQ5_K& x, float* y) {
 void expand(const BlockQ6_K& x, float* y) {
   const float d = f16_to_f32(x.d);
   for (int i = 0; i < kSuperBlock; ++i) {
-    const int half = i / 128, quarter = i % 128 / 32, j = i % 32;
+    const int half = i / 128, quarter = i % 128 / 32, j = i % 32, b = i / 16;
     const uint8_t low = x.ql[64 * half + 32 * (quarter % 2) + j];
     const int high = x.qh[32 * half + j] >> (2 * quarter) & 3;
     const int q = (quarter < 2 ? lo4(low) : hi4(low)) + 16 * high - 32;
-    y[i] = d * static_cast<float>(x.scales[i / 16]) * static_cast<float>(q);
+    y[i] = d * static_cast<float>(x.scales[b]) * static_cast<float>(q);
   }
 }
 

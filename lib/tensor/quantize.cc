@@ -51,8 +51,7 @@ uint16_t to_f16(double v, double reach) {
   return (half & 0x7fff) == 0 && v != 0 && reach >= 0x1p-24 ? half | 1 : half;
 }
 
-// ---- levels
-// --------------------------------------------------------------------------------------
+// ---- levels ------------------------------------------------------------------------------------
 
 // The whole numbers kLow to kHigh; a code is the number itself.
 template <int kLow, int kHigh>
@@ -132,8 +131,7 @@ void round_all(const float* x, int n, float scale, float min, int8_t* codes) {
   for (int i = 0; i < n; ++i) codes[i] = Levels::code((x[i] - min) * inverse);
 }
 
-// ---- x ~ scale * level
-// -----------------------------------------------------------------------------
+// ---- x ~ scale * level -------------------------------------------------------------------------
 
 // The sums that decide about a choice of levels.
 struct ScaleSums {
@@ -181,8 +179,7 @@ double fit_scale(const float* x, const float* w, int n, int8_t* codes) {
   return best.scale();
 }
 
-// ---- x ~ scale * level + min
-// -------------------------------------------------------------------------
+// ---- x ~ scale * level + min -------------------------------------------------------------------
 
 struct Affine {
   double scale = 0;
@@ -242,8 +239,7 @@ Affine fit_affine(const float* x, const float* w, int n, bool below_zero) {
   return {best.scale, low + best.min};
 }
 
-// ---- 256 elements with quantised scales
-// ----------------------------------------------------------------
+// ---- 256 elements with quantised scales --------------------------------------------------------
 
 // Sub-blocks of kSub elements; scales kScaleLow to kScaleHigh, minima 0 to kMinHigh (0: none).
 template <typename Levels, int kSub, int kScaleLow, int kScaleHigh, int kMinHigh>
@@ -357,7 +353,8 @@ struct SuperBlockFit {
   void solve() {
     double aa = 0, ac = 0, cc = 0, ax = 0, cx = 0;
     for (int i = 0; i < kSuperBlock; ++i) {
-      const double a = scale[i / kSub] * Levels::value(code[i]), c = -min[i / kSub];
+      const int b = i / kSub;
+      const double a = scale[b] * Levels::value(code[i]), c = -min[b];
       const double wa = w_[i] * a, wc = w_[i] * c;
       aa += wa * a;
       ac += wa * c;
@@ -382,8 +379,7 @@ struct SuperBlockFit {
   float reach_;  // the largest magnitude, in steps
 };
 
-// ---- one function per type: 32 or 256 values and their weights to a block
-// ---------------------------------
+// ---- one function per type: 32 or 256 values and their weights to a block ----------------------
 
 // Halves of bytes: elements j and j + 16 of 32 codes, from 0 to 15 once `bias` is added.
 void put_nibbles(const int8_t codes[kBlock], int bias, uint8_t qs[16]) {
@@ -565,8 +561,7 @@ void fill(const float* x, const float* w, BlockIQ4_XS* out) {
   out->scales_h = static_cast<uint16_t>(high);
 }
 
-// ---- rows
-// ------------------------------------------------------------------------------------------------
+// ---- rows --------------------------------------------------------------------------------------
 
 template <typename Block, int kElements>
 void fill_row(const float* x, int64_t cols, const float* importance, char* out) {

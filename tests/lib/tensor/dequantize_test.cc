@@ -381,8 +381,8 @@ TEST(DequantizeF8, ScalesBy128x128TilesWithCutEdges) {
   dequantize_f8_rows({one.data(), scales.data() + 1, rows, cols}, 0, rows, out.data());
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < cols; ++c) {
-      ASSERT_EQ(out[static_cast<size_t>(r * cols + c)],
-                static_cast<float>(1 + r / 128 * 3 + c / 128));
+      const int64_t tile = r / 128 * 3 + c / 128;
+      ASSERT_EQ(out[static_cast<size_t>(r * cols + c)], static_cast<float>(1 + tile));
     }
   }
 }

@@ -313,8 +313,7 @@ TEST(QuantizeTypes, PlainTypesAreRoundedToNearest) {
   EXPECT_FALSE(quantize(DType::kF16, large.data(), 1, 2, {}, half).ok());
 }
 
-// ---- blocks that use their whole range come back as they were
-// --------------------------------------
+// ---- blocks that use their whole range come back as they were ----------------------------------
 
 template <typename Block>
 void expect_kept(DType type, const Block& block) {

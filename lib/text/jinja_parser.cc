@@ -655,7 +655,7 @@ class Parser {
       items.push_back(subscribed());
     }
     if (!ok() || !expect(Tok::kRBracket, "']'")) return nullptr;
-    if (items.size() == 1 && items[0]->kind == Kind::kSlice) {
+    if (items.size() == 1 && items[0]->kind == Kind::kSlice && items[0]->expr == nullptr) {
       items[0]->expr = object;
       return items[0];
     }

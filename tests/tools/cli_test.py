@@ -593,7 +593,8 @@ class OnATerminal(Case):
 
     def test_lines_can_be_edited_and_recalled(self):
         terminal = self.open("chat", "--greedy", "--max-tokens", "3")
-        terminal.read_until(rb"> ")
+        greeting = re.sub(rb"\r?loading[^\x1b]*|\x1b\[K|\r", b"", terminal.read_until(rb"> "))
+        self.assertEqual(greeting, b"countdown: 1024 tokens of context. /help lists the commands.\n> ")
         terminal.send(b"/budxet 7\x1b[D\x1b[D\x1b[D\x1b[D\x7fg\n")  # back four, the x becomes a g
         terminal.read_until(rb"at most 7 tokens")
         terminal.read_until(rb"> ")

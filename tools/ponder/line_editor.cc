@@ -80,7 +80,6 @@ class TerminalEditor : public LineEditor {
     el_set(edit_, EL_ADDFN, "ponder-interrupt", "Empty the line, or leave",
            &TerminalEditor::interrupt);
     el_set(edit_, EL_BIND, "^C", "ponder-interrupt", nullptr);
-    el_set(edit_, EL_BIND, "^D", "ed-delete-next-char-or-eof", nullptr);
   }
   ~TerminalEditor() override { release(); }
   TerminalEditor(const TerminalEditor&) = delete;

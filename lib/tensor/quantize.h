@@ -1,10 +1,10 @@
 // Rows of binary32 to the block types of blocks.h: what `ponder quantize` writes.
 //
 // Each block is a least-squares fit: the scales (and minima) for which the rounded values come
-// nearest to the given ones, the error of an element counting
-//     importance[column] * sqrt(mean of the row's squares + x^2)
-// times its square. So large weights, and columns that see large activations, are kept best. How the
-// fits search is said in quantize.cc; they are at least as close as ggml's reference quantisers.
+// nearest to the given ones, where the square of an element's error counts
+//     importance[column] * sqrt(mean of the row's squares + x^2).
+// So large weights, and columns that see large activations, are kept best. quantize.cc says how the
+// fits search; they come at least as close as ggml's reference quantisers.
 //
 // Pure functions; any thread. A row's bytes depend on that row and the importance alone, so callers
 // may cut a matrix by rows among threads.

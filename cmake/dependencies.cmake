@@ -44,7 +44,7 @@ target_link_libraries(ponder_absl INTERFACE
 # oneDNN only has fast kernels for what backends/onednn asks of it on x86-64; elsewhere `ref` serves.
 string(TOLOWER ${CMAKE_SYSTEM_PROCESSOR} processor)
 set(PONDER_HAVE_ONEDNN OFF)
-if(processor MATCHES "^(x86_64|amd64)$" AND EXISTS ${PROJECT_SOURCE_DIR}/backends/onednn/CMakeLists.txt)
+if(processor MATCHES "^(x86_64|amd64)$")
   set(PONDER_HAVE_ONEDNN ON)
   ponder_dependency_root(ONEDNN onednn onednn_root)
   find_package(dnnl 3.7 CONFIG REQUIRED PATHS ${onednn_root} NO_DEFAULT_PATH)

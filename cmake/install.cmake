@@ -1,9 +1,6 @@
 # `cmake --install`: the library, its headers, a CMake package (find_package(ponder) gives
 # ponder::ponder) and a pkg-config file; the ponder command when it is built.
 
-if(NOT TARGET ponder)
-  return()
-endif()
 include(CMakePackageConfigHelpers)
 
 install(TARGETS ponder EXPORT ponderTargets

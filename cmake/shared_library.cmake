@@ -1,18 +1,17 @@
 # libponder.so: everything in lib/ and backends/ with its dependencies, one file that exports
 # ponder_* and needs libc, libm and the loader only (tools/check/library.py holds it to that).
 
-if(NOT TARGET ponder_capi OR NOT TARGET ponder_builtin)
-  message(STATUS "ponder: lib/capi or backends/builtin.cc is absent, so there is no libponder.so")
-  return()
-endif()
-
 add_library(ponder SHARED $<TARGET_OBJECTS:ponder_capi> $<TARGET_OBJECTS:ponder_builtin>)
 add_library(ponder::ponder ALIAS ponder)
+# The number of the ABI, not of the release.
+file(STRINGS include/ponder/version.h line REGEX "define PONDER_ABI_VERSION ")
+string(REGEX MATCH "[0-9]+$" abi_version "${line}")
+
 set(version_script ${PROJECT_SOURCE_DIR}/lib/capi/ponder.map)
 set_target_properties(ponder PROPERTIES
   LINKER_LANGUAGE CXX
   VERSION ${PROJECT_VERSION}
-  SOVERSION 0  # the number of the ABI, not of the release
+  SOVERSION ${abi_version}
   LINK_DEPENDS ${version_script})
 target_include_directories(ponder INTERFACE
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)

@@ -25,6 +25,7 @@ SOURCE = os.environ["PONDER_SOURCE_DIR"]
 SHARED = os.environ["PONDER_SHARED_DIR"]
 MODEL = os.path.join(SOURCE, "models", "countdown")
 PUZZLE = "Using the numbers 1, 16 and 4, reach 21."
+LINE_EDITING = os.environ.get("PONDER_LINE_EDITING", "1") == "1"  # off in builds without libedit
 # No expression of these gives the target: the model searches until it is stopped.
 HOPELESS = "Use 1, 1 and 2 to make 97."
 TIMEOUT_S = 120
@@ -468,9 +469,14 @@ class Oracle(Case):
 
     def test_qwen2(self):
         self.check("qwen2-bf16")
+        self.check("qwen2-tied-f32")
 
     def test_llama(self):
+        self.check("llama-bf16")
         self.check("llama-f16")
+
+    def test_qwen3(self):
+        self.check("qwen3-bf16")
 
 
 class Terminal:
@@ -578,6 +584,7 @@ class OnATerminal(Case):
         terminal.send(b"/exit\n")
         self.assertEqual(terminal.close(), 0)
 
+    @unittest.skipUnless(LINE_EDITING, "built without libedit")
     def test_ctrl_c_in_chat_answers_now_then_cancels_then_leaves(self):
         terminal = self.open("chat", "--greedy", "--device", "ref", "--threads", "1")
         terminal.read_until(rb"> ")
@@ -591,6 +598,7 @@ class OnATerminal(Case):
         terminal.send(b"\x03")  # leaves
         self.assertEqual(terminal.close(), 0)
 
+    @unittest.skipUnless(LINE_EDITING, "built without libedit")
     def test_lines_can_be_edited_and_recalled(self):
         terminal = self.open("chat", "--greedy", "--max-tokens", "3")
         greeting = re.sub(rb"\r?loading[^\x1b]*|\x1b\[K|\r", b"", terminal.read_until(rb"> "))

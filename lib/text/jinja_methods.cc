@@ -113,13 +113,13 @@ Value str_split(Context& c, const Value& self, Value* a) {
   } else if (!split_space(c, self.text(), limit, kFromRight, parts)) {
     return Value();
   }
-  return text_list(c, parts);
+  return text_list(c, parts, self.as<Str>().markup);
 }
 
 Value str_splitlines(Context& c, const Value& self, Value* a) {
   std::vector<absl::string_view> lines;
   if (!split_lines(c, self.text(), !a[0].missing() && truthy(a[0]), lines)) return Value();
-  return text_list(c, lines);
+  return text_list(c, lines, self.as<Str>().markup);
 }
 
 template <bool kFromRight>
@@ -130,10 +130,11 @@ Value str_partition(Context& c, const Value& self, Value* a) {
   if (!c.work_bytes(text.size())) return Value();
   const size_t at = kFromRight ? text.rfind(by) : text.find(by);
   if (at == absl::string_view::npos) {
-    const Value none = c.str("");
+    const Value none = like(c, self, "");
     return kFromRight ? c.tuple({none, none, self}) : c.tuple({self, none, none});
   }
-  return c.tuple({c.str(text.substr(0, at)), a[0], c.str(text.substr(at + by.size()))});
+  return c.tuple({like(c, self, std::string(text.substr(0, at))), like(c, self, std::string(by)),
+                  like(c, self, std::string(text.substr(at + by.size())))});
 }
 
 // The part of self that a start and an end (in code points) select, and where it starts.

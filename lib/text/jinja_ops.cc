@@ -483,7 +483,7 @@ Value own_item(Context& c, const Value& object, const Value& key) {
         const ptrdiff_t at = dict.find(key.text());
         return at < 0 ? Value() : dict.entries[static_cast<size_t>(at)].second;
       }
-      if (key.is(Type::kList) || key.is(Type::kDict)) return Value();
+      if (unhashable_part(c, key) != nullptr) return Value();
       const ptrdiff_t at = dict.find(key);
       return at < 0 ? Value() : dict.entries[static_cast<size_t>(at)].second;
     }
@@ -904,18 +904,23 @@ bool collect(Context& c, const Value& v, std::vector<Value>& out) {
   return c.ok();
 }
 
-bool hashable(Context& c, const Value& v) {
-  if (v.is(Type::kList) || v.is(Type::kDict) || v.is(Type::kView)) {
-    c.type_error("unhashable type: '", type_name(v), "'");
-    return false;
-  }
+const Value* unhashable_part(Context& c, const Value& v) {
+  // Tuples may share parts, so that walking them takes time exponential in their depth: every part
+  // is charged, and with it what hashing and comparing it will take.
+  if (!c.work(1)) return &v;
+  if (v.is(Type::kList) || v.is(Type::kDict) || v.is(Type::kView)) return &v;
   if (v.is(Type::kTuple)) {
     for (const Value& item : v.items()) {
-      if (!hashable(c, item)) return false;
+      if (const Value* const part = unhashable_part(c, item)) return part;
     }
   }
-  if (v.is_str()) return c.work_bytes(v.text().size());
-  return true;
+  return v.is_str() && !c.work_bytes(v.text().size()) ? &v : nullptr;
+}
+
+bool hashable(Context& c, const Value& v) {
+  const Value* const part = unhashable_part(c, v);
+  if (part != nullptr) c.type_error("unhashable type: '", type_name(*part), "'");
+  return part == nullptr;
 }
 
 bool fill_dict(Context& c, const Value& from, Dict& out) {

@@ -43,6 +43,9 @@ Ref<Iter> iterate(Context& c, const Value& v);
 Ref<Iter> iterate_items(Context& c, std::vector<Value> items, const char* name);
 // list(v) into `out`; false on failure.
 bool collect(Context& c, const Value& v, std::vector<Value>& out);
+// The part of v that cannot be a dict key (v itself, or something in a tuple); null if all can. Also
+// not null when the context has failed.
+const Value* unhashable_part(Context& c, const Value& v);
 // Fails with a TypeError if v cannot be a dict key or a member of a set.
 bool hashable(Context& c, const Value& v);
 // dict(mapping or pairs) into `out`.

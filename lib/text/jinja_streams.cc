@@ -215,31 +215,47 @@ Value batch(Context& c, Args& args) {
   return stream(c, new BatchStream(a[0], size, a[2]), a[0], held);
 }
 
-// The only one that is not lazy: it needs the length first.
+class SliceStream final : public Stream {
+ public:
+  SliceStream(Value source, int64_t slices, Value fill)
+      : Stream(std::move(source)), slices_(slices), fill_(std::move(fill)) {}
+
+ private:
+  bool start(Context& c) override {
+    if (!collect(c, source(), items_)) return false;
+    if (slices_ != 0) return true;
+    c.error("ZeroDivisionError: integer division or modulo by zero");
+    return false;
+  }
+
+  bool produce(Context& c, Value& item) override {
+    if (number_ >= slices_) return false;
+    const auto size = static_cast<int64_t>(items_.size());
+    const int64_t extra = size % slices_;
+    const int64_t end = at_ + size / slices_ + (number_ < extra ? 1 : 0);
+    std::vector<Value> slice(items_.begin() + at_, items_.begin() + end);
+    if (!fill_.missing() && !fill_.is(Type::kNone) && number_ >= extra) slice.push_back(fill_);
+    at_ = end;
+    ++number_;
+    item = c.list(std::move(slice));
+    return c.ok();
+  }
+
+  std::vector<Value> items_;
+  int64_t slices_, number_ = 0, at_ = 0;
+  Value fill_;
+};
+
 Value slices(Context& c, Args& args) {
   Value a[3];
   int64_t n = 0;
-  std::vector<Value> items;
   if (!bind_args(c, "slice", args, 2, {"value", "slices", "fill_with"}, a) ||
-      !to_index(c, a[1], n) || !collect(c, a[0], items)) {
+      !to_index(c, a[1], n)) {
     return Value();
   }
-  if (n == 0) return c.error("ZeroDivisionError: integer division or modulo by zero");
-  const auto size = static_cast<int64_t>(items.size());
-  const int64_t each = n > 0 ? size / n : 0, extra = n > 0 ? size % n : 0;
-  std::vector<Value> out;
-  int64_t at = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    if (!c.work(1) || !c.room((out.size() + 1) * sizeof(Value))) return Value();
-    const int64_t end = at + each + (i < extra ? 1 : 0);
-    std::vector<Value> slice(items.begin() + at, items.begin() + end);
-    if (!a[2].missing() && !a[2].is(Type::kNone) && i >= extra) slice.push_back(a[2]);
-    out.push_back(c.list(std::move(slice)));
-    if (!c.ok()) return Value();
-    at = end;
-  }
-  const Ref<Iter> iter = iterate_items(c, std::move(out), "generator");
-  return c.ok() ? Value::object(Type::kIter, iter.get()) : Value();
+  Args held;
+  held.positional = {a[2]};
+  return stream(c, new SliceStream(a[0], n, a[2]), a[0], held);
 }
 
 Value unique(Context& c, Args& args) {

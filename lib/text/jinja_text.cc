@@ -123,11 +123,11 @@ bool split_lines(Context& c, absl::string_view text, bool keep_ends,
   return c.work_bytes(text.size());
 }
 
-Value text_list(Context& c, const std::vector<absl::string_view>& parts) {
+Value text_list(Context& c, const std::vector<absl::string_view>& parts, bool markup) {
   std::vector<Value> items;
   items.reserve(parts.size());
   for (const absl::string_view part : parts) {
-    items.push_back(c.str(part));
+    items.push_back(c.str(std::string(part), markup));
     if (!c.ok()) return Value();
   }
   return c.list(std::move(items));

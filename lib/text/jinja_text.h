@@ -19,7 +19,7 @@ bool split_space(Context& c, absl::string_view text, int64_t limit, bool from_ri
                  std::vector<absl::string_view>& out);
 bool split_lines(Context& c, absl::string_view text, bool keep_ends,
                  std::vector<absl::string_view>& out);
-Value text_list(Context& c, const std::vector<absl::string_view>& parts);
+Value text_list(Context& c, const std::vector<absl::string_view>& parts, bool markup);
 
 // str.replace; limit < 0: no limit.
 Value replace_text(Context& c, absl::string_view text, absl::string_view from, absl::string_view to,

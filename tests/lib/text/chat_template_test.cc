@@ -223,7 +223,7 @@ TEST(FormatTime, WritesWhatPythonsStrftimeWrites) {
   EXPECT_EQ("2024-03-03 04:05:06", format_time(t, "%Y-%m-%d %H:%M:%S"));
   EXPECT_EQ("Sun Sunday Mar March", format_time(t, "%a %A %b %B"));
   EXPECT_EQ("04 AM 063 24 3 3 %", format_time(t, "%I %p %j %y %-d %-m %%"));
-  EXPECT_EQ("09 08 0 7", format_time(t, "%U %W %w %u"));
+  EXPECT_EQ("09 09 0 7", format_time(t, "%U %W %w %u"));
   EXPECT_EQ("Sun Mar  3 04:05:06 2024|03/03/24|04:05", format_time(t, "%c|%x|%R"));
   EXPECT_EQ("%Q%", format_time(t, "%Q%"));
 }

@@ -23,7 +23,10 @@ namespace {
 class PlainReader : public LineEditor {
  public:
   std::optional<std::string> read(const std::string& prompt) override {
-    if (::isatty(STDIN_FILENO) == 1) diagnostics().line(prompt);
+    if (::isatty(STDIN_FILENO) == 1) {
+      output().write(prompt);
+      output().flush();
+    }
     for (;;) {
       const size_t end = pending_.find('\n');
       if (end != std::string::npos) return take(end, 1);

@@ -22,8 +22,9 @@ passed=0 failed=0 skipped=0 lines=()
 for preset in "${presets[@]}"; do
   settings=()
   case $preset in
-    asan) settings=(-DPONDER_BUILD_TOOLS=OFF "-DPONDER_TEST_FOLDERS=lib;backends;capi;examples;fuzz;oracle") ;;
-    tsan) settings=(-DPONDER_BUILD_TOOLS=OFF "-DPONDER_TEST_FOLDERS=lib/base;lib/engine;lib/text;lib/format;capi") ;;
+    asan) settings=(-DPONDER_BUILD_TOOLS=OFF
+      "-DPONDER_TEST_FOLDERS=lib/base;lib/engine;lib/format;lib/kv;lib/sample;lib/text;capi;fuzz") ;;
+    tsan) settings=(-DPONDER_BUILD_TOOLS=OFF "-DPONDER_TEST_FOLDERS=lib/base;lib/engine;lib/format;capi") ;;
     release | debug) ;;
     *) echo "test.sh: unknown preset '$preset': release, debug, asan or tsan" >&2; exit 2 ;;
   esac

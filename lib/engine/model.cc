@@ -5,6 +5,7 @@
 
 #include "absl/strings/numbers.h"
 #include "lib/engine/engine.h"
+#include "lib/engine/model_tokenizer.h"
 #include "lib/exec/loader.h"
 #include "lib/models/registry.h"
 
@@ -93,8 +94,7 @@ StatusOr<std::shared_ptr<Model>> Model::load(std::shared_ptr<Runtime> runtime,
   OpenOptions open;
   open.allocator = runtime->allocator();
   PONDER_ASSIGN_OR_RETURN(ModelFiles files, open_model(std::move(source), open));
-  PONDER_ASSIGN_OR_RETURN(model->tokenizer_,
-                          Tokenizer::from_json(files.tokenizer_json, runtime->log()));
+  PONDER_ASSIGN_OR_RETURN(model->tokenizer_, make_tokenizer(files, runtime->log()));
   model->token_settings_ = files.tokenizer;
   model->template_source_ = files.tokenizer.chat_template;
   if (!model->template_source_.empty()) {

@@ -243,6 +243,26 @@ void apply_yarn(const Config& scaling, double theta, int64_t dim, Rope* rope) {
   rope->magnitude = static_cast<float>(magnitude);
 }
 
+// Each frequency divided by a factor of its own, as GGUF files have Llama 3.1's scaling.
+void apply_factors(const Config& scaling, Rope* rope) {
+  const Json* factors = scaling.find("factors");
+  const size_t count = factors != nullptr && factors->is_array() ? factors->size() : 0;
+  if (count != rope->inv_freq.size()) {
+    scaling.fail(corrupt_error("rope_scaling: there are ", count, " factors for ",
+                               rope->inv_freq.size(), " frequencies"));
+    return;
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const Json& factor = (*factors)[i];
+    const double by = factor.is_number() ? factor.get<double>() : 0;
+    if (!(by > 0)) {
+      scaling.fail(corrupt_error("rope_scaling: factor ", i, " is not a positive number"));
+      return;
+    }
+    rope->inv_freq[i] /= static_cast<float>(by);
+  }
+}
+
 }  // namespace
 
 Rope make_rope(const Config& config, int64_t dim) {
@@ -253,6 +273,7 @@ Rope make_rope(const Config& config, int64_t dim) {
   const std::string type = described ? scaling.s("rope_type") : "default";
 
   Rope rope;
+  rope.interleaved = config.b("rope_interleaved", false);  // rows as GGUF's converter leaves them
   for (int64_t i = 0; i < dim; i += 2) {
     rope.inv_freq.push_back(static_cast<float>(
         1.0f / std::pow(static_cast<float>(theta),
@@ -283,9 +304,11 @@ Rope make_rope(const Config& config, int64_t dim) {
     }
   } else if (type == "yarn") {
     apply_yarn(scaling, theta, dim, &rope);
+  } else if (type == "factors") {
+    apply_factors(scaling, &rope);
   } else {
     config.fail(unsupported_error("config.json: rope type \"", type,
-                                  "\" is not supported; known: default, linear, llama3, yarn"));
+                                  "\" is not supported; known: default, linear, llama3, yarn, factors"));
   }
   return rope;
 }

@@ -30,7 +30,8 @@ void* map_block(size_t bytes) {
   for (Slot& slot : slots) {
     void* expected = nullptr;
     if (!slot.block.compare_exchange_strong(expected, kClaimed)) continue;
-    void* const block = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* const block =
+        ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (block != MAP_FAILED) {
       slot.bytes = bytes;
       slot.block.store(block);

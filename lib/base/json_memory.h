@@ -19,28 +19,34 @@ namespace ponder {
 void* allocate_json_values(size_t count);
 void free_json_values(void* values) noexcept;
 
+template <typename Value>
+struct JsonAllocator {
+  using value_type = Value;
+  using size_type = std::size_t;
+  using difference_type = std::ptrdiff_t;
+  using propagate_on_container_move_assignment = std::true_type;
+  using is_always_equal = std::true_type;
+  Value* allocate(std::size_t n) { return static_cast<Value*>(allocate_json_values(n)); }
+  void deallocate(Value* values, std::size_t) noexcept { free_json_values(values); }
+};
+
 }  // namespace ponder
 
-#define PONDER_JSON_ALLOCATOR(Value)                                                       \
-  template <>                                                                              \
-  class std::allocator<Value> {                                                            \
-   public:                                                                                 \
-    using value_type = Value;                                                              \
-    using size_type = std::size_t;                                                         \
-    using difference_type = std::ptrdiff_t;                                                \
-    using propagate_on_container_move_assignment = std::true_type;                         \
-    using is_always_equal = std::true_type;                                                \
-    allocator() noexcept = default;                                                        \
-    template <typename Other>                                                              \
-    allocator(const allocator<Other>&) noexcept {}                                         \
-    Value* allocate(std::size_t n) {                                                       \
-      return static_cast<Value*>(::ponder::allocate_json_values(n));                       \
-    }                                                                                      \
-    void deallocate(Value* p, std::size_t) noexcept { ::ponder::free_json_values(p); }     \
-    friend bool operator==(const allocator&, const allocator&) noexcept { return true; }   \
-  }
+template <>
+class std::allocator<nlohmann::json> : public ponder::JsonAllocator<nlohmann::json> {
+ public:
+  allocator() noexcept = default;
+  template <typename Other>
+  allocator(const allocator<Other>&) noexcept {}
+  friend bool operator==(const allocator&, const allocator&) noexcept { return true; }
+};
 
-PONDER_JSON_ALLOCATOR(nlohmann::json);
-PONDER_JSON_ALLOCATOR(nlohmann::ordered_json);
-
-#undef PONDER_JSON_ALLOCATOR
+template <>
+class std::allocator<nlohmann::ordered_json>
+    : public ponder::JsonAllocator<nlohmann::ordered_json> {
+ public:
+  allocator() noexcept = default;
+  template <typename Other>
+  allocator(const allocator<Other>&) noexcept {}
+  friend bool operator==(const allocator&, const allocator&) noexcept { return true; }
+};

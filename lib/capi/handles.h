@@ -8,11 +8,8 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <string>
-#include <vector>
 
 #include "lib/capi/guard.h"
-#include "lib/capi/host.h"
 #include "lib/engine/generation.h"
 #include "lib/engine/model.h"
 #include "lib/engine/request.h"

@@ -141,7 +141,7 @@ StatusOr<std::shared_ptr<const FileSource>> HostFiles::open() {
   }
   callbacks.close = [](void* user) { delete static_cast<Owner*>(user); };
   PONDER_ASSIGN_OR_RETURN(std::shared_ptr<const FileSource> source, open_callbacks(callbacks));
-  owner.release();
+  static_cast<void>(owner.release());  // the source deletes it, by close
   return source;
 }
 

@@ -168,7 +168,7 @@ ponder_status fail(ponder_error** err, const Status& status) noexcept {
 
 bool text_argument(const char* data, size_t size, absl::string_view* text) {
   if (size == 0) {
-    *text = absl::string_view("", 0);
+    *text = "";
     return true;
   }
   if (data == nullptr) return false;

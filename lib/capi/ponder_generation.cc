@@ -1,5 +1,4 @@
 // Generations: events out, signals in.
-#include <utility>
 
 #include "lib/capi/guard.h"
 #include "lib/capi/handles.h"

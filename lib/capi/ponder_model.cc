@@ -153,7 +153,7 @@ ponder_status ponder_model_load_io(ponder_runtime* rt, const ponder_io* io, size
   return capi::guarded(err, [&]() -> ponder::Status {
     constexpr size_t kFirst = 5 * sizeof(void*);
     ponder_io table;
-    const ponder::Status usable = capi::copy_in(io, io_size, kFirst, "ponder_io", &table);
+    ponder::Status usable = capi::copy_in(io, io_size, kFirst, "ponder_io", &table);
     if (!usable.ok()) {
       // The promise that close is called holds for every table that has one.
       if (io != nullptr && io_size >= kFirst && io->close != nullptr) io->close(io->user);

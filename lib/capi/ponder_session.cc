@@ -1,5 +1,4 @@
 // Sessions: timelines of tokens, and the start of a generation.
-#include <utility>
 
 #include "lib/capi/guard.h"
 #include "lib/capi/handles.h"

@@ -1,5 +1,5 @@
 // What this build is.
-#include "lib/capi/guard.h"
+#include <ponder/ponder.h>
 
 // Set by lib/capi/CMakeLists.txt: a JSON array of the backends that backends/builtin.cc lists.
 #ifndef PONDER_BACKENDS_JSON

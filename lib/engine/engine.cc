@@ -208,12 +208,12 @@ bool Engine::run_slice_or_throw() {
 }
 
 int64_t Engine::row_budget() const {
-  int64_t rows = options_.step_tokens;
-  if (slice_budget_us_ > 0 && us_per_row_ > 0) {
-    rows = std::min(rows, std::max(kMinRows, static_cast<int64_t>(
-                                                 static_cast<double>(slice_budget_us_) / us_per_row_)));
-  }
-  return rows;
+  const int64_t rows = options_.step_tokens;
+  if (slice_budget_us_ == 0) return rows;
+  if (us_per_row_ == 0) return std::min(rows, kMinRows);  // nothing is known yet: start small
+  const double fit = static_cast<double>(slice_budget_us_) / us_per_row_;
+  return fit >= static_cast<double>(rows) ? rows
+                                          : std::min(rows, std::max(kMinRows, static_cast<int64_t>(fit)));
 }
 
 void Engine::admit() {
@@ -543,7 +543,11 @@ void Engine::finish(Sequence* s, Finish reason) {
   event.answer_tokens = static_cast<uint32_t>(s->stats.answer_tokens);
   s->state->update(s->stats);
   set_ended(s);
-  s->state->publish(std::move(event));
+  try {
+    s->state->publish(std::move(event));
+  } catch (const std::bad_alloc&) {
+    s->state->fail(no_memory_);  // the end must be told, and this takes no memory
+  }
 }
 
 void Engine::fail(Sequence* s, const Status& status) {

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Tests the checks themselves: each must find what it forbids. Usage: check_test.py tools/check"""
+import json
 import pathlib
 import subprocess
 import sys
@@ -120,6 +121,23 @@ class Size(Tree):
         self.write("lib/a.cc", "1\n2\n")
         self.write("lib/b.cc", "1\n")
         self.assertEqual(self.run_check("size.py")[0], 0)
+
+
+class Headers(Tree):
+    def test_a_header_that_leans_on_its_includer_is_found(self):
+        self.write("lib/base/a.cc", "#include <cstdint>\n\n#include \"lib/base/a.h\"\n")
+        command = {"directory": str(self.root), "file": str(self.root / "lib/base/a.cc"),
+                   "command": f"c++ -I{self.root} -o a.o -c {self.root}/lib/base/a.cc"}
+        self.write("build/compile_commands.json", json.dumps([command]))
+        args = (str(self.root), str(self.root / "build"))
+        self.write("lib/base/a.h", "#pragma once\n#include <cstdint>\nstd::int64_t f();\n")
+        self.assertEqual(self.run_check("headers.py", *args)[0], 0)
+        self.write("lib/base/a.h", "#pragma once\nstd::int64_t f();\n")
+        status, out = self.run_check("headers.py", *args)
+        self.assertEqual(status, 1)
+        self.assertIn("lib/base/a.h: does not compile alone", out)
+        self.write("lib/base/a.h", "#include <cstdint>\nstruct Twice {};\n")
+        self.assertEqual(self.run_check("headers.py", *args)[0], 1)
 
 
 class Api(Tree):

@@ -122,7 +122,10 @@ Linear Loader::fused(std::initializer_list<Part> parts, int64_t cols) const {
   linear.weight = packed->get();
   shared_->store->weights.push_back(*std::move(packed));
   if (!biases.empty()) linear.bias = load_vector(biases);
-  for (const WeightData& w : weights) count(w);
+  for (const WeightData& w : weights) {
+    shared_->checkpoint.drop(w);
+    count(w);
+  }
   return linear;
 }
 

@@ -44,6 +44,9 @@ class Checkpoint {
   virtual StatusOr<WeightData> find(absl::string_view name) const = 0;
   // Bytes [offset, offset + n) of a tensor of any element type, within its bytes.
   virtual Status read(absl::string_view name, uint64_t offset, void* dst, uint64_t n) const = 0;
+  // The backend has made its own copy of a tensor that find() gave: a mapped one's pages may leave
+  // memory. The data stays readable.
+  virtual void drop(const WeightData& weight) const = 0;
   // The table's entry; not_found_error when there is none.
   virtual StatusOr<TensorInfo> info(absl::string_view name) const = 0;
   // All names, sorted.

@@ -69,6 +69,15 @@ StatusOr<WeightData> FileCheckpoint::find(absl::string_view name) const {
   return weight;
 }
 
+void FileCheckpoint::drop(const WeightData& weight) const {
+  for (const File& file : files_) {
+    if (weight.owner == file.view) {
+      file.view->drop(weight.data,
+                      static_cast<uint64_t>(dtype_bytes(weight.dtype, weight.elements())));
+    }
+  }
+}
+
 Status FileCheckpoint::read(absl::string_view name, uint64_t offset, void* dst, uint64_t n) const {
   PONDER_ASSIGN_OR_RETURN(const StoredTensor* tensor, entry(name));
   if (offset > tensor->bytes || n > tensor->bytes - offset) {

@@ -41,6 +41,7 @@ class FileCheckpoint final : public Checkpoint {
 
   bool has(absl::string_view name) const override;
   StatusOr<WeightData> find(absl::string_view name) const override;
+  void drop(const WeightData& weight) const override;
   Status read(absl::string_view name, uint64_t offset, void* dst, uint64_t n) const override;
   StatusOr<TensorInfo> info(absl::string_view name) const override;
   std::vector<std::string> names() const override;

@@ -73,6 +73,13 @@ class MappedView final : public FileView {
     if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
   }
   Status check() const override { return check_still_whole(*file_); }
+  void drop(const void* data, uint64_t bytes) const override {
+    // Whole pages only: a tensor's neighbours share the others.
+    const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+    const auto begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
+    const auto end = (reinterpret_cast<uintptr_t>(data) + bytes) / page * page;
+    if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  }
 
  private:
   std::shared_ptr<const OpenFile> file_;

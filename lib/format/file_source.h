@@ -31,6 +31,8 @@ class FileView {
   // Whether the file still has all its bytes: touching a page that was cut off would raise a
   // signal. Cheap (one system call); ask before going through a stretch of data.
   virtual Status check() const { return OkStatus(); }
+  // These bytes will hardly be wanted again: their pages may leave memory. They stay readable.
+  virtual void drop(const void* data, uint64_t bytes) const { (void)data, (void)bytes; }
 
  protected:
   FileView(const void* data, uint64_t size)

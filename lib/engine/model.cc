@@ -55,6 +55,10 @@ Status plan_memory(const ModelOptions& options, const DeviceInfo& device, uint32
     const auto page = static_cast<uint64_t>(page_tokens);
     return (tokens + page - 1) / page * page * bytes_per_token;
   };
+  if (device.memory_total != 0 && options.kv_bytes > device.memory_total) {
+    return out_of_memory_error("a KV cache of ", options.kv_bytes, " bytes was asked for, but ",
+                               device.name, " has only ", device.memory_total, " bytes of memory");
+  }
   if (options.kv_bytes != 0) {
     const uint64_t tokens = options.kv_bytes / whole_pages(1) * static_cast<uint64_t>(page_tokens);
     if (tokens == 0 || (options.context != 0 && tokens < options.context)) {

@@ -1,15 +1,20 @@
-// The metadata and tensor table of a GGUF file, read through the host's IO.
+// The metadata and tensor table of a GGUF file, and the model it describes, through the host's IO.
 
 #include <cstdint>
 #include <cstring>
 
 #include "absl/strings/string_view.h"
 #include "lib/format/gguf.h"
+#include "lib/format/model_files.h"
 
 namespace {
 
+constexpr char kSplit[] = "m-00001-of-00002.gguf", kSingle[] = "model.gguf";
+
 int32_t size_of(void* user, const char* name, uint64_t* size) {
-  if (std::strcmp(name, "m-00001-of-00002.gguf") != 0) return ponder::IoCallbacks::kIoNotFound;
+  if (std::strcmp(name, kSplit) != 0 && std::strcmp(name, kSingle) != 0) {
+    return ponder::IoCallbacks::kIoNotFound;
+  }
   *size = static_cast<absl::string_view*>(user)->size();
   return 0;
 }
@@ -30,7 +35,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   io.size = size_of;
   io.read = read_from;
   auto source = ponder::open_callbacks(io);
-  auto files = ponder::read_gguf(**source, "m-00001-of-00002.gguf");
+  auto files = ponder::read_gguf(**source, kSplit);
   if (!files.ok()) return 0;
   for (const auto& tensor : files->tensors) {
     // What the reader promises; a trap is a finding.
@@ -41,5 +46,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     (void)files->metadata.integer(key);
     (void)files->metadata.texts(key);
   }
+  auto model = ponder::open_model(*source);
+  if (!model.ok()) return 0;
+  for (const std::string& name : model->weights->names()) (void)model->weights->find(name);
   return 0;
 }

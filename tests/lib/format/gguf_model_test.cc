@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -28,8 +29,10 @@ GgufBuilder base(const std::string& a = "qwen2") {
   return g;
 }
 
+// The files stay until the program ends, for the model reads through them.
 StatusOr<ModelFiles> open(const GgufBuilder& g) {
-  HostFiles host;
+  static std::vector<std::unique_ptr<HostFiles>> hosts;
+  HostFiles& host = *hosts.emplace_back(std::make_unique<HostFiles>());
   host.files["model.gguf"] = g.build();
   return open_model(host.source());
 }

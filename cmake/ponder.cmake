@@ -106,7 +106,8 @@ function(ponder_test name)
     list(REMOVE_ITEM properties SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
     set_tests_properties(${name} PROPERTIES ${properties} LABELS "${arg_LABELS}")
   else()
-    gtest_discover_tests(${name} TEST_PREFIX ${name}. DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+    gtest_discover_tests(${name} TEST_PREFIX ${name}. NO_PRETTY_VALUES
+      DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
       PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}")
   endif()
   set_property(GLOBAL APPEND PROPERTY PONDER_TEST_TARGETS ${name})

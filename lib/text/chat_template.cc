@@ -10,7 +10,7 @@
 namespace ponder {
 namespace {
 
-constexpr uint64_t kSteps = 20'000'000;
+constexpr uint64_t kSteps = 10'000'000;
 // For the small chats that a template is tried with when a model is loaded.
 constexpr uint64_t kProbeSteps = 500'000;
 

@@ -24,7 +24,7 @@ struct RenderOptions {
   // strftime_now's clock: the text for a format. Without one, a template that asks the time fails.
   std::function<std::string(absl::string_view format)> strftime;
   // Budgets beyond what the inputs themselves take.
-  uint64_t max_steps = 20'000'000;
+  uint64_t max_steps = 10'000'000;
   size_t max_memory_bytes = size_t{48} << 20;
 };
 

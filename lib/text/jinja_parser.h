@@ -10,7 +10,7 @@ namespace ponder::jinja {
 
 // Statements and expressions inside one another, at most: bounds the native stack of the parser and
 // of everything that walks the tree.
-inline constexpr int kMaxNesting = 100;
+inline constexpr int kMaxNesting = 64;
 
 StatusOr<std::unique_ptr<Ast>> parse(absl::string_view source);
 

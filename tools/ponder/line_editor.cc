@@ -1,6 +1,7 @@
 #include "line_editor.h"
 
 #include <langinfo.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <array>
@@ -64,6 +65,8 @@ void use_utf8() {
 class TerminalEditor : public LineEditor {
  public:
   TerminalEditor() {
+    // A Ctrl-C between the end of an answer and the next prompt has nothing left to stop.
+    ::signal(SIGINT, SIG_IGN);
     use_utf8();
     history_ = history_init();
     edit_ = el_init("ponder", stdin, stdout, stderr);
@@ -92,6 +95,8 @@ class TerminalEditor : public LineEditor {
     prompt_ = prompt;
     left_ = false;
     int size = 0;
+    // Before the prompt is shown, so that no key meant for it arrives as a signal.
+    el_set(edit_, EL_PREP_TERM, 1);
     const char* text = el_gets(edit_, &size);
     if (text == nullptr || size <= 0 || left_) {
       output().write("\n");
@@ -128,6 +133,7 @@ class TerminalEditor : public LineEditor {
   }
 
   void release() {
+    ::signal(SIGINT, SIG_DFL);
     if (edit_ != nullptr) el_end(edit_);
     if (history_ != nullptr) history_end(history_);
   }

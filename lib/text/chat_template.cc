@@ -160,8 +160,7 @@ void ChatTemplate::find_facts(absl::string_view source) {
     options.special_tokens = {{"bos_token", "<bos>"}, {"eos_token", "<eos>"}};
     options.now = std::tm{};
     options.now->tm_mday = 1;
-    return render_json(messages, tools, variables, generation, options, kProbeSteps)
-        .value_or("");
+    return render_json(messages, tools, variables, generation, options, kProbeSteps).value_or("");
   };
   OrderedJson user = OrderedJson::array();
   user.push_back(message("user", "ponder-asks"));
@@ -218,9 +217,9 @@ void ChatTemplate::find_facts(absl::string_view source) {
 std::string format_time(const std::tm& time, absl::string_view format) {
   static constexpr absl::string_view kDays[] = {"Sunday",   "Monday", "Tuesday", "Wednesday",
                                                 "Thursday", "Friday", "Saturday"};
-  static constexpr absl::string_view kMonths[] = {
-      "January", "February", "March",     "April",   "May",      "June",
-      "July",    "August",   "September", "October", "November", "December"};
+  static constexpr absl::string_view kMonths[] = {"January",   "February", "March",    "April",
+                                                  "May",       "June",     "July",     "August",
+                                                  "September", "October",  "November", "December"};
   std::string out;
   const auto number = [&out](int value, size_t width, char fill = '0') {
     const std::string digits = absl::StrCat(value);
@@ -241,39 +240,101 @@ std::string format_time(const std::tm& time, absl::string_view format) {
     if (bare) code = format[++i];
     const size_t two = bare ? 1 : 2;
     switch (code) {
-      case 'a': out += day.substr(0, 3); break;
-      case 'A': out += day; break;
-      case 'b': case 'h': out += month.substr(0, 3); break;
-      case 'B': out += month; break;
+      case 'a':
+        out += day.substr(0, 3);
+        break;
+      case 'A':
+        out += day;
+        break;
+      case 'b':
+      case 'h':
+        out += month.substr(0, 3);
+        break;
+      case 'B':
+        out += month;
+        break;
       case 'c':
         out += format_time(time, "%a %b %e %H:%M:%S %Y");
         break;
-      case 'd': number(time.tm_mday, two); break;
-      case 'D': out += format_time(time, "%m/%d/%y"); break;
-      case 'e': number(time.tm_mday, two, ' '); break;
-      case 'f': out += "000000"; break;
-      case 'F': out += format_time(time, "%Y-%m-%d"); break;
-      case 'H': number(time.tm_hour, two); break;
-      case 'I': number(hour12, two); break;
-      case 'j': number(time.tm_yday + 1, bare ? 1 : 3); break;
-      case 'm': number(time.tm_mon + 1, two); break;
-      case 'M': number(time.tm_min, two); break;
-      case 'n': out.push_back('\n'); break;
-      case 'p': out += time.tm_hour < 12 ? "AM" : "PM"; break;
-      case 'r': out += format_time(time, "%I:%M:%S %p"); break;
-      case 'R': out += format_time(time, "%H:%M"); break;
-      case 'S': number(time.tm_sec, two); break;
-      case 't': out.push_back('\t'); break;
-      case 'T': case 'X': out += format_time(time, "%H:%M:%S"); break;
-      case 'u': number(time.tm_wday == 0 ? 7 : time.tm_wday, 1); break;
-      case 'U': number((time.tm_yday + 7 - time.tm_wday) / 7, two); break;
-      case 'w': number(time.tm_wday, 1); break;
-      case 'W': number((time.tm_yday + 7 - (time.tm_wday + 6) % 7) / 7, two); break;
-      case 'x': out += format_time(time, "%m/%d/%y"); break;
-      case 'y': number(time.tm_year % 100, two); break;
-      case 'Y': number(time.tm_year + 1900, bare ? 1 : 4); break;
-      case 'z': case 'Z': break;  // Python's naive times have no zone
-      case '%': out.push_back('%'); break;
+      case 'd':
+        number(time.tm_mday, two);
+        break;
+      case 'D':
+        out += format_time(time, "%m/%d/%y");
+        break;
+      case 'e':
+        number(time.tm_mday, two, ' ');
+        break;
+      case 'f':
+        out += "000000";
+        break;
+      case 'F':
+        out += format_time(time, "%Y-%m-%d");
+        break;
+      case 'H':
+        number(time.tm_hour, two);
+        break;
+      case 'I':
+        number(hour12, two);
+        break;
+      case 'j':
+        number(time.tm_yday + 1, bare ? 1 : 3);
+        break;
+      case 'm':
+        number(time.tm_mon + 1, two);
+        break;
+      case 'M':
+        number(time.tm_min, two);
+        break;
+      case 'n':
+        out.push_back('\n');
+        break;
+      case 'p':
+        out += time.tm_hour < 12 ? "AM" : "PM";
+        break;
+      case 'r':
+        out += format_time(time, "%I:%M:%S %p");
+        break;
+      case 'R':
+        out += format_time(time, "%H:%M");
+        break;
+      case 'S':
+        number(time.tm_sec, two);
+        break;
+      case 't':
+        out.push_back('\t');
+        break;
+      case 'T':
+      case 'X':
+        out += format_time(time, "%H:%M:%S");
+        break;
+      case 'u':
+        number(time.tm_wday == 0 ? 7 : time.tm_wday, 1);
+        break;
+      case 'U':
+        number((time.tm_yday + 7 - time.tm_wday) / 7, two);
+        break;
+      case 'w':
+        number(time.tm_wday, 1);
+        break;
+      case 'W':
+        number((time.tm_yday + 7 - (time.tm_wday + 6) % 7) / 7, two);
+        break;
+      case 'x':
+        out += format_time(time, "%m/%d/%y");
+        break;
+      case 'y':
+        number(time.tm_year % 100, two);
+        break;
+      case 'Y':
+        number(time.tm_year + 1900, bare ? 1 : 4);
+        break;
+      case 'z':
+      case 'Z':
+        break;  // Python's naive times have no zone
+      case '%':
+        out.push_back('%');
+        break;
       default:
         out.push_back('%');
         if (bare) out.push_back('-');

@@ -7,8 +7,9 @@
 // "content" that is the answer alone. Templates that can place a thought read that key (Qwen3);
 // those that do not read it (R1 and its distills, QwQ) show the model its earlier answers without
 // the thoughts, which is how they were trained. The content is never rewritten, so a rendering is
-// byte for byte the reference's for the same messages; a host that has thoughts as <think>..</think>
-// inside the content may leave them there, and templates that split on </think> take them out.
+// byte for byte the reference's for the same messages; a host that has thoughts as
+// <think>..</think> inside the content may leave them there, and templates that split on </think>
+// take them out.
 #pragma once
 
 #include <ctime>
@@ -33,8 +34,8 @@ class Template;
 class ChatTemplate {
  public:
   struct Options {
-    // The tokenizer's special tokens by the names templates use: {"bos_token", "<s>"} and so on. One
-    // that is not there is undefined, and printed as nothing.
+    // The tokenizer's special tokens by the names templates use: {"bos_token", "<s>"} and so on.
+    // One that is not there is undefined, and printed as nothing.
     std::vector<std::pair<std::string, std::string>> special_tokens;
     // The last message is not closed: the model goes on writing it. Excludes a generation prompt.
     bool continue_final = false;

@@ -32,10 +32,14 @@ size_t footprint(const nlohmann::ordered_json& json, int depth = 0) {
 Status failure_status(const Context& c, int line) {
   const std::string where = line > 0 ? absl::StrCat("line ", line, ": ") : "";
   switch (c.failure()) {
-    case Failure::kRaised: return invalid_argument_error(c.message());
-    case Failure::kRuntime: return invalid_argument_error(where, c.message());
-    case Failure::kMemory: return out_of_memory_error(where, c.message());
-    default: return corrupt_error(where, c.message());
+    case Failure::kRaised:
+      return invalid_argument_error(c.message());
+    case Failure::kRuntime:
+      return invalid_argument_error(where, c.message());
+    case Failure::kMemory:
+      return out_of_memory_error(where, c.message());
+    default:
+      return corrupt_error(where, c.message());
   }
 }
 

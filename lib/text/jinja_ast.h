@@ -1,4 +1,5 @@
-// The syntax tree of a template: plain nodes in one arena, made by the parser, read by the compiler.
+// The syntax tree of a template: plain nodes in one arena, made by the parser, read by the
+// compiler.
 //
 // The first operand of an operator, filter, attribute and so on is `expr`, and long chains of those
 // ("a" + b + c ..., x | f | g ...) lean on it: code that walks trees follows `expr` in a loop, so
@@ -54,9 +55,24 @@ enum class Kind : uint8_t {
 };
 
 enum class Op : uint8_t {
-  kAdd, kSub, kMul, kDiv, kFloorDiv, kMod, kPow,   // binary
-  kEq, kNe, kLt, kLe, kGt, kGe, kIn, kNotIn,       // comparisons
-  kNeg, kPos, kNot,                                // unary
+  kAdd,
+  kSub,
+  kMul,
+  kDiv,
+  kFloorDiv,
+  kMod,
+  kPow,  // binary
+  kEq,
+  kNe,
+  kLt,
+  kLe,
+  kGt,
+  kGe,
+  kIn,
+  kNotIn,  // comparisons
+  kNeg,
+  kPos,
+  kNot,  // unary
 };
 
 enum class Role : uint8_t { kLoad, kStore, kParam };
@@ -92,8 +108,8 @@ struct Node {
 };
 
 struct Ast {
-  std::deque<Node> nodes;    // owns them all
-  std::vector<Node*> body;   // of the template
+  std::deque<Node> nodes;   // owns them all
+  std::vector<Node*> body;  // of the template
 
   Node* make(Kind kind, int line) {
     nodes.push_back(Node{});

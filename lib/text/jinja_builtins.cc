@@ -9,7 +9,7 @@
 namespace ponder::jinja {
 
 bool bind_args(Context& c, absl::string_view function, Args& args, size_t required,
-          absl::Span<const absl::string_view> names, Value* out) {
+               absl::Span<const absl::string_view> names, Value* out) {
   if (args.positional.size() > names.size()) {
     c.type_error(function, "() takes at most ", names.size(), " arguments (",
                  args.positional.size(), " given)");

@@ -24,7 +24,7 @@ struct Args {
 // Spreads arguments over parameters, as Python does: false after a failure. Parameters that were
 // not given are left Missing. `names` of parameters that can only be given by place start with "/".
 bool bind_args(Context& c, absl::string_view function, Args& args, size_t required,
-          absl::Span<const absl::string_view> names, Value* out);
+               absl::Span<const absl::string_view> names, Value* out);
 
 // The parameters of a built-in as its table holds them: the names up to the first empty one.
 template <size_t kMax>

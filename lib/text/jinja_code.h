@@ -102,8 +102,8 @@ struct Program {
   std::deque<Function> functions;  // the first is the template itself
   std::vector<Value> constants;    // immortal
   std::vector<Site> sites;
-  std::vector<std::string> context_names;  // variables that the host may give
-  std::vector<std::unique_ptr<Obj>> owned; // the objects of the constants
+  std::vector<std::string> context_names;   // variables that the host may give
+  std::vector<std::unique_ptr<Obj>> owned;  // the objects of the constants
 };
 
 StatusOr<std::unique_ptr<Program>> compile(const Ast& ast);

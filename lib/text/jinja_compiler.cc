@@ -86,7 +86,7 @@ std::set<std::string> read_in(const std::vector<Node*>& body, std::set<std::stri
 struct Load {
   enum Type : uint8_t { kParameter, kResolve, kAlias, kUndefined };
   Type type = kUndefined;
-  uint32_t from = 0;  // kAlias: the outer slot
+  uint32_t from = 0;                   // kAlias: the outer slot
   const Function* function = nullptr;  // kAlias: whose slot that is
 };
 
@@ -95,14 +95,18 @@ struct Place {
   const Function* function;
 };
 
+// Slots by (level, name), per function: scopes side by side at one level of a function share them.
+using SlotMap = std::map<std::pair<int, std::string>, uint32_t>;
+using SlotMaps = std::map<const Function*, SlotMap>;
+
 // The names of one scope. A branch of an if is an overlay over its scope while it is looked at.
 class Symbols {
  public:
-  Symbols(Function* function, int level, const Symbols* parent)
-      : function_(function), level_(level), parent_(parent) {}
+  Symbols(Function* function, int level, const Symbols* parent, SlotMaps* slots)
+      : function_(function), level_(level), parent_(parent), slot_maps_(slots) {}
 
   Symbols branch() const {
-    Symbols overlay(function_, level_, parent_);
+    Symbols overlay(function_, level_, parent_, slot_maps_);
     overlay.base_ = this;
     return overlay;
   }
@@ -173,33 +177,24 @@ class Symbols {
     return Load{otherwise, 0, nullptr};
   }
 
-  uint32_t define(const std::string& name, Load how);
+  uint32_t define(const std::string& name, Load how) {
+    const auto slot = static_cast<uint32_t>(function_->slot_names.size());
+    const auto [it, added] = (*slot_maps_)[function_].try_emplace({level_, name}, slot);
+    if (added) function_->slot_names.push_back(name);
+    slots_[name] = it->second;
+    loads_[it->second] = how;
+    return it->second;
+  }
 
   Function* function_;
   int level_;
   const Symbols* parent_;
+  SlotMaps* slot_maps_;
   const Symbols* base_ = nullptr;
   std::map<std::string, uint32_t> slots_;
   std::map<uint32_t, Load> loads_;
   std::set<std::string> stores_;
-
- public:
-  // Slots by (level, name): scopes side by side at one level of a function share them.
-  using SlotMap = std::map<std::pair<int, std::string>, uint32_t>;
-  std::map<const Function*, SlotMap>* slot_maps = nullptr;
 };
-
-uint32_t Symbols::define(const std::string& name, Load how) {
-  const Symbols* root = this;
-  while (root->base_ != nullptr) root = root->base_;
-  SlotMap& map = (*root->slot_maps)[function_];
-  const auto [it, added] =
-      map.try_emplace({level_, name}, static_cast<uint32_t>(function_->slot_names.size()));
-  if (added) function_->slot_names.push_back(name);
-  slots_[name] = it->second;
-  loads_[it->second] = how;
-  return it->second;
-}
 
 // What one scope's names are, by Jinja's rules: the walk stops where an inner scope begins.
 class Analysis {
@@ -213,20 +208,29 @@ class Analysis {
   void visit(Node* node) {
     if (node == nullptr) return;
     switch (node->kind) {
-      case Kind::kIf: return branches(*node);
-      case Kind::kMacro: return symbols_->store(node->name);
+      case Kind::kIf:
+        return branches(*node);
+      case Kind::kMacro:
+        return symbols_->store(node->name);
       case Kind::kSet:
         visit(node->expr);
         return visit(node->target);
-      case Kind::kFor: return visit(node->expr);
-      case Kind::kCallBlock: return visit(node->expr);
-      case Kind::kFilterBlock: return visit(node->expr);
-      case Kind::kWith: return visit(node->args);
-      case Kind::kSetBlock: return visit(node->target);
+      case Kind::kFor:
+        return visit(node->expr);
+      case Kind::kCallBlock:
+        return visit(node->expr);
+      case Kind::kFilterBlock:
+        return visit(node->expr);
+      case Kind::kWith:
+        return visit(node->args);
+      case Kind::kSetBlock:
+        return visit(node->target);
       case Kind::kScope:
       case Kind::kBlock:
-      case Kind::kGeneration: return;
-      default: return expression(node);
+      case Kind::kGeneration:
+        return;
+      default:
+        return expression(node);
     }
   }
 
@@ -299,9 +303,7 @@ class Compiler {
   // ---- small helpers
 
   Frame frame(Function* function, int level, const Symbols* parent) {
-    Frame f{Symbols(function, level, parent), false};
-    f.symbols.slot_maps = &slot_maps_;
-    return f;
+    return Frame{Symbols(function, level, parent, &slot_maps_), false};
   }
   Frame inner(const Frame& outer) {
     return frame(function_, outer.symbols.level() + 1, &outer.symbols);
@@ -358,10 +360,17 @@ class Compiler {
   void enter(const Frame& f) {
     for (const auto& [slot, load] : f.symbols.loads()) {
       switch (load.type) {
-        case Load::kParameter: break;
-        case Load::kResolve: resolve(slot, f.symbols.name_of(slot)); break;
-        case Load::kAlias: emit(Code::kAlias, slot, load.from, hops(load.function)); break;
-        case Load::kUndefined: emit(Code::kClear, slot); break;
+        case Load::kParameter:
+          break;
+        case Load::kResolve:
+          resolve(slot, f.symbols.name_of(slot));
+          break;
+        case Load::kAlias:
+          emit(Code::kAlias, slot, load.from, hops(load.function));
+          break;
+        case Load::kUndefined:
+          emit(Code::kClear, slot);
+          break;
       }
     }
   }
@@ -406,25 +415,43 @@ class Compiler {
 
   void statement(const Node& n, Frame& f) {
     switch (n.kind) {
-      case Kind::kData: emit(Code::kData, text_constant(n.name)); return;
+      case Kind::kData:
+        emit(Code::kData, text_constant(n.name));
+        return;
       case Kind::kOutput:
         for (const Node* item : n.args) {
           expression(item, f);
           emit(Code::kOutput);
         }
         return;
-      case Kind::kIf: if_statement(n, f); return;
-      case Kind::kFor: for_statement(n, f); return;
-      case Kind::kSet: set(n, f); return;
-      case Kind::kSetBlock: set_block(n, f); return;
+      case Kind::kIf:
+        if_statement(n, f);
+        return;
+      case Kind::kFor:
+        for_statement(n, f);
+        return;
+      case Kind::kSet:
+        set(n, f);
+        return;
+      case Kind::kSetBlock:
+        set_block(n, f);
+        return;
       case Kind::kMacro:
         emit(Code::kMacro, macro(n, n.body, f));
         emit(Code::kStore, f.symbols.find(n.name)->slot);
         return;
-      case Kind::kCallBlock: call_block(n, f); return;
-      case Kind::kGeneration: generation(n, f); return;
-      case Kind::kFilterBlock: filter_block(n, f); return;
-      case Kind::kWith: with(n, f); return;
+      case Kind::kCallBlock:
+        call_block(n, f);
+        return;
+      case Kind::kGeneration:
+        generation(n, f);
+        return;
+      case Kind::kFilterBlock:
+        filter_block(n, f);
+        return;
+      case Kind::kWith:
+        with(n, f);
+        return;
       case Kind::kScope: {
         Frame inside = inner(f);
         Analysis(&inside.symbols).visit(n.body);
@@ -433,15 +460,21 @@ class Compiler {
         leave(inside);
         return;
       }
-      case Kind::kBlock: named_block(n); return;
-      case Kind::kBreak:
-      case Kind::kContinue: jump_in_loop(n); return;
-      case Kind::kNoLoader:
-        emit(Code::kFail, text_constant(absl::StrCat(
-                              "TypeError: no loader for this environment specified: '", n.name,
-                              "' cannot be used in a chat template")));
+      case Kind::kBlock:
+        named_block(n);
         return;
-      default: fail("unexpected statement", n.line); return;
+      case Kind::kBreak:
+      case Kind::kContinue:
+        jump_in_loop(n);
+        return;
+      case Kind::kNoLoader:
+        emit(Code::kFail,
+             text_constant(absl::StrCat("TypeError: no loader for this environment specified: '",
+                                        n.name, "' cannot be used in a chat template")));
+        return;
+      default:
+        fail("unexpected statement", n.line);
+        return;
     }
   }
 
@@ -674,8 +707,8 @@ class Compiler {
         if (i >= first_default) {
           expression(n.defaults[i - first_default], inside);
         } else {
-          emit(Code::kUndefined, text_constant(absl::StrCat("parameter '", n.params[i]->name,
-                                                            "' was not provided")));
+          emit(Code::kUndefined,
+               text_constant(absl::StrCat("parameter '", n.params[i]->name, "' was not provided")));
         }
         emit(Code::kStore, function->params[i]);
         land(given);
@@ -701,8 +734,10 @@ class Compiler {
       if (at == n.params.end()) {
         function->caller_slot = inside.symbols.parameter("caller");
       } else if (static_cast<size_t>(n.params.end() - at) > n.defaults.size()) {
-        fail("When defining macros or call blocks the special \"caller\" argument must be omitted "
-             "or be given a default.", n.line);
+        fail(
+            "When defining macros or call blocks the special \"caller\" argument must be omitted "
+            "or be given a default.",
+            n.line);
       }
     }
     if (read.contains("kwargs") && named("kwargs") == n.params.end()) {
@@ -764,18 +799,32 @@ class Compiler {
     line_ = n.line;
     const auto count = static_cast<uint32_t>(n.args.size());
     switch (n.kind) {
-      case Kind::kConst: emit(Code::kConst, constant(n.constant)); return;
+      case Kind::kConst:
+        emit(Code::kConst, constant(n.constant));
+        return;
       case Kind::kName: {
         const Place place = *f.symbols.find(n.name);
         emit(Code::kLoad, place.slot, hops(place.function));
         return;
       }
-      case Kind::kTuple: operands(n.args, f), emit(Code::kTuple, count); return;
-      case Kind::kList: operands(n.args, f), emit(Code::kList, count); return;
-      case Kind::kDict: operands(n.args, f), emit(Code::kDict, count / 2); return;
-      case Kind::kConcat: operands(n.args, f), emit(Code::kConcat, count); return;
-      case Kind::kCond: conditional(n, f); return;
-      default: fail("unexpected expression", n.line); return;
+      case Kind::kTuple:
+        operands(n.args, f), emit(Code::kTuple, count);
+        return;
+      case Kind::kList:
+        operands(n.args, f), emit(Code::kList, count);
+        return;
+      case Kind::kDict:
+        operands(n.args, f), emit(Code::kDict, count / 2);
+        return;
+      case Kind::kConcat:
+        operands(n.args, f), emit(Code::kConcat, count);
+        return;
+      case Kind::kCond:
+        conditional(n, f);
+        return;
+      default:
+        fail("unexpected expression", n.line);
+        return;
     }
   }
 
@@ -801,7 +850,9 @@ class Compiler {
   void rest(const Node& n, Frame& f) {
     line_ = n.line;
     switch (n.kind) {
-      case Kind::kUnary: emit(Code::kUnary, static_cast<uint32_t>(n.op)); return;
+      case Kind::kUnary:
+        emit(Code::kUnary, static_cast<uint32_t>(n.op));
+        return;
       case Kind::kBinary:
         expression(n.args[0], f);
         line_ = n.line;
@@ -814,8 +865,12 @@ class Compiler {
         land(end);
         return;
       }
-      case Kind::kCompare: compare(n, f); return;
-      case Kind::kGetAttr: emit(Code::kGetAttr, text_constant(n.name)); return;
+      case Kind::kCompare:
+        compare(n, f);
+        return;
+      case Kind::kGetAttr:
+        emit(Code::kGetAttr, text_constant(n.name));
+        return;
       case Kind::kGetItem:
         expression(n.args[0], f);
         emit(Code::kGetItem);
@@ -836,7 +891,9 @@ class Compiler {
         emit(Code::kCall, add_site(call_site(n)));
         return;
       }
-      case Kind::kFilter: filter(n, f); return;
+      case Kind::kFilter:
+        filter(n, f);
+        return;
       case Kind::kTest: {
         const int id = find_test(n.name);
         if (id < 0) return no_such("test", n, f);
@@ -845,7 +902,9 @@ class Compiler {
         emit(Code::kTest, add_site(call_site(n)), static_cast<uint32_t>(id));
         return;
       }
-      default: fail("unexpected expression", n.line); return;
+      default:
+        fail("unexpected expression", n.line);
+        return;
     }
   }
 
@@ -907,7 +966,7 @@ class Compiler {
   int line_ = 1;
   uint32_t buffers_ = 0;  // open in the current function
   std::vector<LoopLabels> loops_;
-  std::map<const Function*, Symbols::SlotMap> slot_maps_;
+  SlotMaps slot_maps_;
   std::map<std::string, uint32_t> texts_;
   std::map<std::string, uint32_t> contexts_;
   Status status_;

@@ -20,9 +20,9 @@ namespace ponder::jinja {
 
 // What a rendering may use. The defaults stop any template in well under a second.
 struct Limits {
-  uint64_t steps = 10'000'000;            // instructions; long texts count by their bytes
-  size_t memory_bytes = size_t{48} << 20; // of live values and output, beyond the inputs
-  uint32_t calls = 200;                   // macros and recursive loops inside one another
+  uint64_t steps = 10'000'000;             // instructions; long texts count by their bytes
+  size_t memory_bytes = size_t{48} << 20;  // of live values and output, beyond the inputs
+  uint32_t calls = 200;                    // macros and recursive loops inside one another
 };
 
 enum class Failure : uint8_t {

@@ -139,8 +139,8 @@ Value do_indent(Context& c, Value* a) {
   int64_t width = 4;
   if (a[1].is_str()) {
     by = a[1].text();
-  } else if (!integer_or(c, a[1], 4, width) || !c.room(static_cast<size_t>(std::max<int64_t>(
-                                                   width, 0)))) {
+  } else if (!integer_or(c, a[1], 4, width) ||
+             !c.room(static_cast<size_t>(std::max<int64_t>(width, 0)))) {
     return Value();
   } else {
     by.assign(static_cast<size_t>(std::max<int64_t>(width, 0)), ' ');
@@ -165,8 +165,8 @@ Value do_truncate(Context& c, Value* a) {
   if (!integer_or(c, a[1], 255, size)) return Value();
   if (!a[4].is(Type::kNone) && !integer_or(c, a[4], 5, leeway)) return Value();
   const int64_t end_size = length(c, end);
-  if (size < end_size) return c.error("AssertionError: expected length >= ", end_size, ", got ",
-                                      size);
+  if (size < end_size)
+    return c.error("AssertionError: expected length >= ", end_size, ", got ", size);
   if (leeway < 0) return c.error("AssertionError: expected leeway >= 0, got ", leeway);
   const int64_t n = length(c, a[0]);
   if (!c.ok() || n <= size + leeway) return a[0];
@@ -200,10 +200,10 @@ bool append_url(Sink& out, const Value& v, bool query) {
   if (!out.context().ok()) return false;
   static constexpr char kHex[] = "0123456789ABCDEF";
   for (const char ch : text.text()) {
-    const bool alnum = (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') ||
-                       (ch >= '0' && ch <= '9');
-    const bool plain = alnum || ch == '_' || ch == '.' || ch == '-' || ch == '~' ||
-                       (ch == '/' && !query);
+    const bool alnum =
+        (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9');
+    const bool plain =
+        alnum || ch == '_' || ch == '.' || ch == '-' || ch == '~' || (ch == '/' && !query);
     const auto u = static_cast<unsigned char>(ch);
     const char coded[] = {'%', kHex[u >> 4], kHex[u & 15]};
     if (!out.append(plain                ? absl::string_view(&ch, 1)
@@ -261,9 +261,9 @@ Value do_filesizeformat(Context& c, Value* a) {
     return c.type_error("filesizeformat wants a number");
   }
   if (!a[0].is_str()) {
-    bytes = a[0].is(Type::kFloat) ? a[0].f() : a[0].is(Type::kUint)
-                                                   ? static_cast<double>(a[0].u())
-                                                   : static_cast<double>(a[0].i());
+    bytes = a[0].is(Type::kFloat)  ? a[0].f()
+            : a[0].is(Type::kUint) ? static_cast<double>(a[0].u())
+                                   : static_cast<double>(a[0].i());
   }
   const bool binary_units = is_true(a[1]);
   const double base = binary_units ? 1024 : 1000;
@@ -398,8 +398,7 @@ Value do_round(Context& c, Value* a) {
                      : Value::number(rounded);
   }
   const double scale = std::pow(10.0, static_cast<double>(digits));
-  const double scaled =
-      (a[0].is(Type::kFloat) ? a[0].f() : static_cast<double>(a[0].i())) * scale;
+  const double scaled = (a[0].is(Type::kFloat) ? a[0].f() : static_cast<double>(a[0].i())) * scale;
   if (!std::isfinite(scaled) || scale == 0) {
     return c.error("OverflowError: cannot convert float infinity to integer");
   }
@@ -468,8 +467,8 @@ Value do_reverse(Context& c, Value* a) {
   if (!collect(c, a[0], items)) return Value();
   std::reverse(items.begin(), items.end());
   if (!reversible(a[0])) return c.list(std::move(items));
-  const Ref<Iter> iter = iterate_items(
-      c, std::move(items), a[0].is(Type::kList) ? "list_reverseiterator" : "reversed");
+  const Ref<Iter> iter = iterate_items(c, std::move(items),
+                                       a[0].is(Type::kList) ? "list_reverseiterator" : "reversed");
   return c.ok() ? Value::object(Type::kIter, iter.get()) : Value();
 }
 
@@ -557,9 +556,8 @@ struct Keyed {
 bool sort_keyed(Context& c, std::vector<Keyed>& items, bool reverse) {
   // Reversed before and after, so that equal items keep their order, as in Python.
   if (reverse) std::reverse(items.begin(), items.end());
-  if (!stable_sort(c, items, [&c](const Keyed& x, const Keyed& y) {
-        return less(c, x.key, y.key);
-      })) {
+  if (!stable_sort(c, items,
+                   [&c](const Keyed& x, const Keyed& y) { return less(c, x.key, y.key); })) {
     return false;
   }
   if (reverse) std::reverse(items.begin(), items.end());
@@ -643,8 +641,8 @@ Value do_extreme(Context& c, Value* a) {
   if (items.empty()) return c.undefined("No aggregated item, sequence was empty.");
   size_t best = 0;
   for (size_t i = 1; i < items.size(); ++i) {
-    const bool better = kMax ? less(c, items[best].key, items[i].key)
-                             : less(c, items[i].key, items[best].key);
+    const bool better =
+        kMax ? less(c, items[best].key, items[i].key) : less(c, items[i].key, items[best].key);
     if (!c.ok()) return Value();
     if (better) best = i;
   }
@@ -742,8 +740,10 @@ constexpr FilterEntry kFilters[] = {
     {"urlencode", do_urlencode, 1, {"value"}},
     {"urlize", not_supported, 1, {"value"}},
     {"wordcount", do_wordcount, 1, {"s"}},
-    {"wordwrap", not_supported, 1, {"s", "width", "break_long_words", "wrapstring",
-                                    "break_on_hyphens"}},
+    {"wordwrap",
+     not_supported,
+     1,
+     {"s", "width", "break_long_words", "wrapstring", "break_on_hyphens"}},
     {"xmlattr", do_xmlattr, 1, {"d", "autospace"}},
 };
 
@@ -760,7 +760,8 @@ Value call_filter(Context& c, int id, Args& args) {
   const FilterEntry& filter = kFilters[id];
   if (filter.fn == nullptr) return call_stream_filter(c, filter.name, args);
   Value bound[5];
-  if (!bind_args(c, filter.name, args, filter.required, parameters(filter.params), bound)) return Value();
+  if (!bind_args(c, filter.name, args, filter.required, parameters(filter.params), bound))
+    return Value();
   return filter.fn(c, bound);
 }
 

@@ -23,8 +23,8 @@ constexpr int kMaxPrecision = 400;
 std::string chars(double f, std::chars_format format, int precision) {
   // 309 digits before the point at most, and the precision.
   char buffer[kMaxPrecision + 360];
-  const auto [end, ec] = std::to_chars(buffer, buffer + sizeof buffer, f, format,
-                                       std::min(precision, kMaxPrecision));
+  const auto [end, ec] =
+      std::to_chars(buffer, buffer + sizeof buffer, f, format, std::min(precision, kMaxPrecision));
   return ec == std::errc() ? std::string(buffer, end) : std::string("?");
 }
 
@@ -45,9 +45,12 @@ std::string general(double f, int precision, bool alternate) {
 std::string convert_float(double f, char type, int precision, bool alternate) {
   if (!std::isfinite(f)) return special(f);
   switch (type | 0x20) {
-    case 'f': return chars(f, std::chars_format::fixed, precision);
-    case 'e': return chars(f, std::chars_format::scientific, precision);
-    default: return general(f, precision, alternate);
+    case 'f':
+      return chars(f, std::chars_format::fixed, precision);
+    case 'e':
+      return chars(f, std::chars_format::scientific, precision);
+    default:
+      return general(f, precision, alternate);
   }
 }
 
@@ -210,12 +213,18 @@ class PercentFormatter {
     if (at_ < f_.size() && f_[at_] == '(' && !key()) return false;
     for (; at_ < f_.size(); ++at_) {
       const char flag = f_[at_];
-      if (flag == '-') p.minus = true;
-      else if (flag == '+') p.plus = true;
-      else if (flag == ' ') p.space = true;
-      else if (flag == '0') p.zero = true;
-      else if (flag == '#') p.alternate = true;
-      else break;
+      if (flag == '-')
+        p.minus = true;
+      else if (flag == '+')
+        p.plus = true;
+      else if (flag == ' ')
+        p.space = true;
+      else if (flag == '0')
+        p.zero = true;
+      else if (flag == '#')
+        p.alternate = true;
+      else
+        break;
     }
     if (!number(p.width)) return false;
     if (p.width < 0) p.minus = true, p.width = -p.width;
@@ -240,7 +249,9 @@ class PercentFormatter {
     const size_t type_at = at_;
     at_ += utf8_size(type);
     switch (type) {
-      case 's': case 'r': case 'a': {
+      case 's':
+      case 'r':
+      case 'a': {
         Sink text(c_);
         if (!(type == 's' ? append_str(text, v) : append_repr(text, v))) return false;
         std::string s = text.take();
@@ -262,12 +273,23 @@ class PercentFormatter {
         }
         return pad(out_, p.width, s, p.minus);
       }
-      case 'd': case 'i': case 'u': case 'x': case 'X': case 'o': return integer(p, type, v);
-      case 'f': case 'F': case 'e': case 'E': case 'g': case 'G': {
+      case 'd':
+      case 'i':
+      case 'u':
+      case 'x':
+      case 'X':
+      case 'o':
+        return integer(p, type, v);
+      case 'f':
+      case 'F':
+      case 'e':
+      case 'E':
+      case 'g':
+      case 'G': {
         double f = 0;
         if (!real(c_, v, f)) return false;
-        const int precision = p.precision < 0 ? 6 : static_cast<int>(std::min<int64_t>(
-                                                        p.precision, kMaxPrecision));
+        const int precision =
+            p.precision < 0 ? 6 : static_cast<int>(std::min<int64_t>(p.precision, kMaxPrecision));
         std::string s = convert_float(std::fabs(f), type, precision, p.alternate);
         if (type < 'a') {
           for (char& ch : s) ch = static_cast<char>(ch >= 'a' && ch <= 'z' ? ch - 32 : ch);
@@ -275,8 +297,7 @@ class PercentFormatter {
         return signed_number(p, std::signbit(f) && !std::isnan(f), "", s);
       }
       default:
-        c_.value_error("unsupported format character '",
-                       f_.substr(type_at, utf8_size(type)), "'");
+        c_.value_error("unsupported format character '", f_.substr(type_at, utf8_size(type)), "'");
         return false;
     }
   }
@@ -290,8 +311,8 @@ class PercentFormatter {
       const bool decimal = type == 'd' || type == 'i' || type == 'u';
       if (v.is(Type::kUndefined)) return c_.undefined_error(v), false;
       if (!v.is_integral() && !(decimal && v.is(Type::kFloat))) {
-        c_.type_error("%", absl::string_view(&type, 1), " format: ",
-                      decimal ? "a real number" : "an integer", " is required, not ",
+        c_.type_error("%", absl::string_view(&type, 1),
+                      " format: ", decimal ? "a real number" : "an integer", " is required, not ",
                       type_name(v));
         return false;
       }
@@ -405,16 +426,20 @@ bool aligned(Sink& out, const Spec& spec, char otherwise, absl::string_view sign
     return true;
   };
   switch (align) {
-    case '<': return out.append(sign) && out.append(body) && fill(n);
-    case '^': return fill(n / 2) && out.append(sign) && out.append(body) && fill(n - n / 2);
-    case '=': return out.append(sign) && fill(n) && out.append(body);
-    default: return fill(n) && out.append(sign) && out.append(body);
+    case '<':
+      return out.append(sign) && out.append(body) && fill(n);
+    case '^':
+      return fill(n / 2) && out.append(sign) && out.append(body) && fill(n - n / 2);
+    case '=':
+      return out.append(sign) && fill(n) && out.append(body);
+    default:
+      return fill(n) && out.append(sign) && out.append(body);
   }
 }
 
 bool unknown_code(Context& c, const Spec& spec, const Value& v) {
-  c.value_error("Unknown format code '", absl::string_view(&spec.type, 1),
-                "' for object of type '", type_name(v), "'");
+  c.value_error("Unknown format code '", absl::string_view(&spec.type, 1), "' for object of type '",
+                type_name(v), "'");
   return false;
 }
 
@@ -423,8 +448,8 @@ bool format_float(Sink& out, const Spec& spec, const Value& v, double f) {
   const char type = spec.type;
   std::string body;
   const double abs = std::fabs(f);
-  const int precision = spec.precision < 0 ? 6 : static_cast<int>(std::min<int64_t>(
-                                                     spec.precision, kMaxPrecision));
+  const int precision =
+      spec.precision < 0 ? 6 : static_cast<int>(std::min<int64_t>(spec.precision, kMaxPrecision));
   if (type == 0) {
     body = spec.precision < 0 ? float_repr(abs) : general(abs, precision, false);
     if (!std::isfinite(abs)) body = special(abs);
@@ -444,12 +469,14 @@ bool format_float(Sink& out, const Spec& spec, const Value& v, double f) {
   }
   if (spec.grouping != 0 && std::isfinite(f)) {
     const size_t end = std::min(body.find_first_of(".e%"), body.size());
-    body = group_digits(absl::string_view(body).substr(0, end), spec.grouping, 3) +
-           body.substr(end);
+    body =
+        group_digits(absl::string_view(body).substr(0, end), spec.grouping, 3) + body.substr(end);
   }
   const bool negative = std::signbit(f) && !std::isnan(f);
-  const absl::string_view sign = negative ? "-" : spec.sign == '-' ? "" : spec.sign == '+' ? "+"
-                                                                                           : " ";
+  const absl::string_view sign = negative           ? "-"
+                                 : spec.sign == '-' ? ""
+                                 : spec.sign == '+' ? "+"
+                                                    : " ";
   return aligned(out, spec, '>', sign, body);
 }
 
@@ -457,9 +484,8 @@ bool format_integer(Sink& out, const Spec& spec, const Value& v) {
   Context& c = out.context();
   const char type = spec.type;
   if (type != 0 && std::strchr("fFeEgG%", type) != nullptr) {
-    return format_float(out, spec, v,
-                        v.is(Type::kUint) ? static_cast<double>(v.u())
-                                          : static_cast<double>(v.i()));
+    return format_float(
+        out, spec, v, v.is(Type::kUint) ? static_cast<double>(v.u()) : static_cast<double>(v.i()));
   }
   if (spec.precision >= 0) {
     c.value_error("Precision not allowed in integer format specifier");
@@ -477,12 +503,24 @@ bool format_integer(Sink& out, const Spec& spec, const Value& v) {
   int base = 10;
   absl::string_view prefix;
   switch (type) {
-    case 0: case 'd': case 'n': break;
-    case 'b': base = 2, prefix = "0b"; break;
-    case 'o': base = 8, prefix = "0o"; break;
-    case 'x': base = 16, prefix = "0x"; break;
-    case 'X': base = 16, prefix = "0X"; break;
-    default: return unknown_code(c, spec, v);
+    case 0:
+    case 'd':
+    case 'n':
+      break;
+    case 'b':
+      base = 2, prefix = "0b";
+      break;
+    case 'o':
+      base = 8, prefix = "0o";
+      break;
+    case 'x':
+      base = 16, prefix = "0x";
+      break;
+    case 'X':
+      base = 16, prefix = "0X";
+      break;
+    default:
+      return unknown_code(c, spec, v);
   }
   const bool negative = !v.is(Type::kUint) && v.i() < 0;
   std::string body = digits_of(v.is(Type::kUint) ? v.u() : magnitude(v.i()), base, type == 'X');
@@ -503,9 +541,8 @@ bool format_value(Sink& out, const Value& v, absl::string_view text) {
   if (!parse_spec(c, text, spec)) return false;
   if (v.is(Type::kFloat)) return format_float(out, spec, v, v.f());
   if (v.is_integral() || v.is(Type::kUint)) {
-    return v.is(Type::kBool) && spec.type == 0 && spec.width == 0
-               ? out.append(v.b() ? "1" : "0")
-               : format_integer(out, spec, v);
+    return v.is(Type::kBool) && spec.type == 0 && spec.width == 0 ? out.append(v.b() ? "1" : "0")
+                                                                  : format_integer(out, spec, v);
   }
   if (!v.is_str()) {
     c.type_error("unsupported format string passed to ", type_name(v), ".__format__");
@@ -627,17 +664,17 @@ class BraceFormatter {
       const bool automatic = name.empty();
       if (!automatic && !parse_int(name, 10, index)) return wrong("bad field number");
       if (next_ != 0 && manual_ != !automatic) {
-        return wrong(automatic
-                         ? "cannot switch from manual field specification to automatic field "
-                           "numbering"
-                         : "cannot switch from automatic field numbering to manual field "
-                           "specification");
+        return wrong(automatic ? "cannot switch from manual field specification to automatic field "
+                                 "numbering"
+                               : "cannot switch from automatic field numbering to manual field "
+                                 "specification");
       }
       manual_ = !automatic;
       if (automatic) index = next_;
       ++next_;
       if (static_cast<size_t>(index) >= args_.positional.size()) {
-        c_.error("IndexError: Replacement index ", index, " out of range for positional args tuple");
+        c_.error("IndexError: Replacement index ", index,
+                 " out of range for positional args tuple");
         return false;
       }
       v = args_.positional[static_cast<size_t>(index)];
@@ -755,8 +792,7 @@ bool parse_int(absl::string_view text, int base, int64_t& out) {
     }
   }
   uint64_t value = 0;
-  const auto [end, ec] =
-      std::from_chars(digits.data(), digits.data() + digits.size(), value, base);
+  const auto [end, ec] = std::from_chars(digits.data(), digits.data() + digits.size(), value, base);
   if (digits.empty() || ec != std::errc() || end != digits.data() + digits.size()) return false;
   if (value > uint64_t{INT64_MAX} + (negative ? 1 : 0)) return false;
   out = negative ? static_cast<int64_t>(uint64_t{0} - value) : static_cast<int64_t>(value);

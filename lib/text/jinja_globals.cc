@@ -96,8 +96,8 @@ Value raise_exception(Context& c, Args& args) {
 Value strftime_now(Context& c, Args& args) {
   Value a[1];
   if (!bind_args(c, "strftime_now", args, 1, {"format"}, a)) return Value();
-  if (!a[0].is_str()) return c.type_error("strftime() argument 1 must be str, not ",
-                                          type_name(a[0]));
+  if (!a[0].is_str())
+    return c.type_error("strftime() argument 1 must be str, not ", type_name(a[0]));
   if (!c.strftime) return c.error("no clock was given to the template");
   if (!c.work(a[0].text().size() + 1) || !c.room(a[0].text().size() * 16)) return Value();
   return c.str(c.strftime(a[0].text()));
@@ -110,9 +110,8 @@ struct GlobalEntry {
   GlobalFn fn;
 };
 constexpr GlobalEntry kGlobals[] = {
-    {"range", make_range},         {"dict", make_dict},
-    {"namespace", make_namespace}, {"cycler", make_cycler},
-    {"joiner", make_joiner},       {"raise_exception", raise_exception},
+    {"range", make_range},          {"dict", make_dict},     {"namespace", make_namespace},
+    {"cycler", make_cycler},        {"joiner", make_joiner}, {"raise_exception", raise_exception},
     {"strftime_now", strftime_now}, {"lipsum", lipsum},
 };
 

@@ -104,8 +104,7 @@ bool Interpreter::push_call(const Function& function, Ref<Activation> activation
                                             limits_.calls, " levels deep"));
     return false;
   }
-  calls_.push_back(Call{&function, std::move(activation), 0,
-                        static_cast<uint32_t>(stack_.size()),
+  calls_.push_back(Call{&function, std::move(activation), 0, static_cast<uint32_t>(stack_.size()),
                         static_cast<uint32_t>(buffers_.size()), 0, captured});
   if (captured) buffers_.emplace_back();
   return true;
@@ -192,19 +191,35 @@ void Interpreter::step(const Instr& in) {
   Call& call = calls_.back();
   std::vector<Value>& slots = call.activation->slots;
   switch (in.code) {
-    case Code::kConst: push(program_.constants[in.a]); return;
-    case Code::kLoad: load(in); return;
-    case Code::kStore: slots[in.a] = pop(); return;
-    case Code::kClear: slots[in.a] = Value(); return;
-    case Code::kResolve: slots[in.a] = variables_[in.b]; return;
+    case Code::kConst:
+      push(program_.constants[in.a]);
+      return;
+    case Code::kLoad:
+      load(in);
+      return;
+    case Code::kStore:
+      slots[in.a] = pop();
+      return;
+    case Code::kClear:
+      slots[in.a] = Value();
+      return;
+    case Code::kResolve:
+      slots[in.a] = variables_[in.b];
+      return;
     case Code::kResolveRoot: {
       const Value& own = calls_.front().activation->slots[in.c];
       slots[in.a] = own.missing() ? variables_[in.b] : own;
       return;
     }
-    case Code::kAlias: slots[in.a] = outer(in.c).slots[in.b]; return;
-    case Code::kPop: pop(); return;
-    case Code::kUnary: top() = unary(c_, static_cast<Op>(in.a), top()); return;
+    case Code::kAlias:
+      slots[in.a] = outer(in.c).slots[in.b];
+      return;
+    case Code::kPop:
+      pop();
+      return;
+    case Code::kUnary:
+      top() = unary(c_, static_cast<Op>(in.a), top());
+      return;
     case Code::kBinary:
     case Code::kCompare: {
       // Operands leave the stack first: what is done to them may run a loop's test on it.
@@ -225,7 +240,9 @@ void Interpreter::step(const Instr& in) {
       top() = std::move(v);
       return;
     }
-    case Code::kJump: call.pc = in.a; return;
+    case Code::kJump:
+      call.pc = in.a;
+      return;
     case Code::kJumpIfFalse:
       if (!truthy(pop())) call.pc = in.a;
       return;
@@ -240,10 +257,18 @@ void Interpreter::step(const Instr& in) {
     case Code::kJumpIfSet:
       if (!slots[in.b].missing()) call.pc = in.a;
       return;
-    case Code::kList: push(c_.list(pop_many(in.a))); return;
-    case Code::kTuple: push(c_.tuple(pop_many(in.a))); return;
-    case Code::kDict: make_dict(in.a); return;
-    case Code::kConcat: concat(in.a); return;
+    case Code::kList:
+      push(c_.list(pop_many(in.a)));
+      return;
+    case Code::kTuple:
+      push(c_.tuple(pop_many(in.a)));
+      return;
+    case Code::kDict:
+      make_dict(in.a);
+      return;
+    case Code::kConcat:
+      concat(in.a);
+      return;
     case Code::kGetAttr: {
       const Value object = pop();
       push(get_attr(c_, object, program_.constants[in.a].text()));
@@ -259,7 +284,9 @@ void Interpreter::step(const Instr& in) {
       push(slice(c_, object, from, to, by));
       return;
     }
-    case Code::kCall: this->call(program_.sites[in.a]); return;
+    case Code::kCall:
+      this->call(program_.sites[in.a]);
+      return;
     case Code::kFilter:
     case Code::kTest: {
       Args args;
@@ -272,7 +299,9 @@ void Interpreter::step(const Instr& in) {
     case Code::kUndefined:
       push(c_.undefined(std::string(program_.constants[in.a].text())));
       return;
-    case Code::kFail: c_.error(program_.constants[in.a].text()); return;
+    case Code::kFail:
+      c_.error(program_.constants[in.a].text());
+      return;
     case Code::kOutput: {
       const Value v = pop();
       if (in.a != 0 && !v.is_str()) {
@@ -283,7 +312,9 @@ void Interpreter::step(const Instr& in) {
       if (c_.ok()) output(text.text());
       return;
     }
-    case Code::kData: output(program_.constants[in.a].text()); return;
+    case Code::kData:
+      output(program_.constants[in.a].text());
+      return;
     case Code::kBufferPush:
       if (buffers_.size() >= kMaxBuffers) {
         c_.fail(Failure::kNesting, "blocks are nested too deeply");
@@ -298,21 +329,31 @@ void Interpreter::step(const Instr& in) {
       push(c_.str(std::move(text)));
       return;
     }
-    case Code::kBufferDrop: drop_buffers(buffers_.size() - in.a); return;
+    case Code::kBufferDrop:
+      drop_buffers(buffers_.size() - in.a);
+      return;
     case Code::kIter: {
       const Ref<Iter> iter = iterate(c_, top());
       if (c_.ok()) top() = Value::object(Type::kIter, iter.get());
       return;
     }
-    case Code::kFilterIter: make_filter_iter(program_.functions[in.a]); return;
-    case Code::kLoop: make_loop(in); return;
-    case Code::kForNext: next_item(in); return;
+    case Code::kFilterIter:
+      make_filter_iter(program_.functions[in.a]);
+      return;
+    case Code::kLoop:
+      make_loop(in);
+      return;
+    case Code::kForNext:
+      next_item(in);
+      return;
     case Code::kForEnd: {
       const Value it = pop();
       if (it.is(Type::kLoop)) it.as<Loop>().finish();
       return;
     }
-    case Code::kUnpack: unpack(in.a); return;
+    case Code::kUnpack:
+      unpack(in.a);
+      return;
     case Code::kMacro: {
       auto* macro = new Macro;
       macro->function = &program_.functions[in.a];
@@ -337,8 +378,12 @@ void Interpreter::step(const Instr& in) {
         c_.error("TemplateRuntimeError: cannot assign attribute on non-namespace object");
       }
       return;
-    case Code::kSetAttr: set_attribute(in); return;
-    case Code::kReturn: end_call(); return;
+    case Code::kSetAttr:
+      set_attribute(in);
+      return;
+    case Code::kReturn:
+      end_call();
+      return;
     case Code::kReturnValue:
       nested_result_ = pop();
       end_call();
@@ -434,8 +479,8 @@ void Interpreter::next_item(const Instr& in) {
   Value item;
   // The iterator stays on the stack; a copy keeps it while the stack may move.
   const Value it = top();
-  const bool found = it.is(Type::kLoop) ? it.as<Loop>().next(c_, item)
-                                        : it.as<Iter>().next(c_, item);
+  const bool found =
+      it.is(Type::kLoop) ? it.as<Loop>().next(c_, item) : it.as<Iter>().next(c_, item);
   if (!c_.ok()) return;
   if (found) {
     push(std::move(item));
@@ -487,18 +532,30 @@ void Interpreter::call(const Site& site) {
   if (!take_arguments(site, args)) return;
   const Value callee = pop();
   switch (callee.type()) {
-    case Type::kMacro: call_macro(callee.as<Macro>(), args); return;
-    case Type::kLoop: call_loop(callee.as<Loop>(), args); return;
-    case Type::kMethod: push(call_method(c_, callee.as<Method>(), args)); return;
-    case Type::kFunction: push(call_global(c_, static_cast<int>(callee.i()), args)); return;
-    case Type::kUndefined: c_.undefined_error(callee); return;
+    case Type::kMacro:
+      call_macro(callee.as<Macro>(), args);
+      return;
+    case Type::kLoop:
+      call_loop(callee.as<Loop>(), args);
+      return;
+    case Type::kMethod:
+      push(call_method(c_, callee.as<Method>(), args));
+      return;
+    case Type::kFunction:
+      push(call_global(c_, static_cast<int>(callee.i()), args));
+      return;
+    case Type::kUndefined:
+      c_.undefined_error(callee);
+      return;
     case Type::kJoiner: {
       Joiner& joiner = callee.as<Joiner>();
       push(joiner.used ? joiner.separator : c_.str(""));
       joiner.used = true;
       return;
     }
-    default: c_.type_error("'", type_name(callee), "' object is not callable"); return;
+    default:
+      c_.type_error("'", type_name(callee), "' object is not callable");
+      return;
   }
 }
 

@@ -1,8 +1,8 @@
 // Runs a compiled template.
 //
 // A stack machine: calls of macros and recursive loops are frames on a vector, not on the native
-// stack, so a template can exhaust its budgets but nothing else. One Interpreter is one rendering on
-// one thread; the Program is shared.
+// stack, so a template can exhaust its budgets but nothing else. One Interpreter is one rendering
+// on one thread; the Program is shared.
 #pragma once
 
 #include <string>

@@ -29,13 +29,27 @@ bool append_string(Sink& out, absl::string_view text, bool ascii) {
     const char* const at = p;
     const char32_t c = next_code_point(p);
     switch (c) {
-      case '"': s += "\\\""; break;
-      case '\\': s += "\\\\"; break;
-      case '\n': s += "\\n"; break;
-      case '\r': s += "\\r"; break;
-      case '\t': s += "\\t"; break;
-      case '\b': s += "\\b"; break;
-      case '\f': s += "\\f"; break;
+      case '"':
+        s += "\\\"";
+        break;
+      case '\\':
+        s += "\\\\";
+        break;
+      case '\n':
+        s += "\\n";
+        break;
+      case '\r':
+        s += "\\r";
+        break;
+      case '\t':
+        s += "\\t";
+        break;
+      case '\b':
+        s += "\\b";
+        break;
+      case '\f':
+        s += "\\f";
+        break;
       default:
         if (c < 0x20 || (ascii && c >= 0x7F && c < 0x10000)) {
           unicode(c);
@@ -84,15 +98,23 @@ class Dumper {
     const NativeScope scope(c_);
     if (!scope || !c_.work(1)) return false;
     switch (v.type()) {
-      case Type::kNone: return out_.append("null");
-      case Type::kBool: return out_.append(v.b() ? "true" : "false");
-      case Type::kInt: return out_.append(absl::StrCat(v.i()));
-      case Type::kUint: return out_.append(absl::StrCat(v.u()));
-      case Type::kFloat: return out_.append(number(v.f()));
-      case Type::kStr: return append_string(out_, v.text(), options_.ensure_ascii);
+      case Type::kNone:
+        return out_.append("null");
+      case Type::kBool:
+        return out_.append(v.b() ? "true" : "false");
+      case Type::kInt:
+        return out_.append(absl::StrCat(v.i()));
+      case Type::kUint:
+        return out_.append(absl::StrCat(v.u()));
+      case Type::kFloat:
+        return out_.append(number(v.f()));
+      case Type::kStr:
+        return append_string(out_, v.text(), options_.ensure_ascii);
       case Type::kList:
-      case Type::kTuple: return append_list(v.items());
-      case Type::kDict: return append_dict(v.as<Dict>());
+      case Type::kTuple:
+        return append_list(v.items());
+      case Type::kDict:
+        return append_dict(v.as<Dict>());
       default:
         c_.type_error("Object of type ", type_name(v), " is not JSON serializable");
         return false;
@@ -113,12 +135,18 @@ class Dumper {
 
   bool append_key(const Value& key) {
     switch (key.type()) {
-      case Type::kStr: return append_string(out_, key.text(), options_.ensure_ascii);
-      case Type::kNone: return out_.append("\"null\"");
-      case Type::kBool: return out_.append(key.b() ? "\"true\"" : "\"false\"");
-      case Type::kInt: return out_.append(absl::StrCat("\"", key.i(), "\""));
-      case Type::kUint: return out_.append(absl::StrCat("\"", key.u(), "\""));
-      case Type::kFloat: return out_.append(absl::StrCat("\"", number(key.f()), "\""));
+      case Type::kStr:
+        return append_string(out_, key.text(), options_.ensure_ascii);
+      case Type::kNone:
+        return out_.append("\"null\"");
+      case Type::kBool:
+        return out_.append(key.b() ? "\"true\"" : "\"false\"");
+      case Type::kInt:
+        return out_.append(absl::StrCat("\"", key.i(), "\""));
+      case Type::kUint:
+        return out_.append(absl::StrCat("\"", key.u(), "\""));
+      case Type::kFloat:
+        return out_.append(absl::StrCat("\"", number(key.f()), "\""));
       default:
         c_.type_error("keys must be str, int, float, bool or None, not ", type_name(key));
         return false;
@@ -129,8 +157,7 @@ class Dumper {
     if (dict.entries.empty()) return out_.append("{}");
     std::vector<const std::pair<Value, Value>*> entries;
     for (const auto& entry : dict.entries) entries.push_back(&entry);
-    if (options_.sort_keys &&
-        !stable_sort(c_, entries, [this](const auto* a, const auto* b) {
+    if (options_.sort_keys && !stable_sort(c_, entries, [this](const auto* a, const auto* b) {
           return less(c_, a->first, b->first);
         })) {
       return false;
@@ -160,11 +187,16 @@ Value from_json(Context& c, const OrderedJson& json) {
   const NativeScope scope(c);
   if (!scope) return Value();
   switch (json.type()) {
-    case OrderedJson::value_t::boolean: return Value::boolean(json.get<bool>());
-    case OrderedJson::value_t::number_integer: return Value::integer(json.get<int64_t>());
-    case OrderedJson::value_t::number_unsigned: return Value::uint(json.get<uint64_t>());
-    case OrderedJson::value_t::number_float: return Value::number(json.get<double>());
-    case OrderedJson::value_t::string: return text_from_json(c, json.get_ref<const std::string&>());
+    case OrderedJson::value_t::boolean:
+      return Value::boolean(json.get<bool>());
+    case OrderedJson::value_t::number_integer:
+      return Value::integer(json.get<int64_t>());
+    case OrderedJson::value_t::number_unsigned:
+      return Value::uint(json.get<uint64_t>());
+    case OrderedJson::value_t::number_float:
+      return Value::number(json.get<double>());
+    case OrderedJson::value_t::string:
+      return text_from_json(c, json.get_ref<const std::string&>());
     case OrderedJson::value_t::array: {
       std::vector<Value> items;
       items.reserve(json.size());
@@ -185,7 +217,8 @@ Value from_json(Context& c, const OrderedJson& json) {
       }
       return c.dict(std::move(dict));
     }
-    default: return Value::none();
+    default:
+      return Value::none();
   }
 }
 

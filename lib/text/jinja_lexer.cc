@@ -14,9 +14,7 @@ namespace {
 constexpr size_t kNone = absl::string_view::npos;
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_hex(char c) {
-  return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
-}
+bool is_hex(char c) { return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); }
 int hex_value(char c) { return is_digit(c) ? c - '0' : (c | 0x20) - 'a' + 10; }
 
 // Newlines of all systems become "\n", and one at the end goes, as Jinja does it.
@@ -41,12 +39,12 @@ struct Operator {
 };
 // Longer ones first.
 constexpr Operator kOperators[] = {
-    {"//", Tok::kFloorDiv}, {"**", Tok::kPow},    {"==", Tok::kEq},       {"!=", Tok::kNe},
-    {">=", Tok::kGtEq},     {"<=", Tok::kLtEq},   {"+", Tok::kAdd},       {"-", Tok::kSub},
-    {"/", Tok::kDiv},       {"*", Tok::kMul},     {"%", Tok::kMod},       {"~", Tok::kTilde},
-    {"[", Tok::kLBracket},  {"]", Tok::kRBracket}, {"(", Tok::kLParen},   {")", Tok::kRParen},
-    {"{", Tok::kLBrace},    {"}", Tok::kRBrace},  {">", Tok::kGt},        {"<", Tok::kLt},
-    {"=", Tok::kAssign},    {".", Tok::kDot},     {":", Tok::kColon},     {"|", Tok::kPipe},
+    {"//", Tok::kFloorDiv}, {"**", Tok::kPow},      {"==", Tok::kEq},    {"!=", Tok::kNe},
+    {">=", Tok::kGtEq},     {"<=", Tok::kLtEq},     {"+", Tok::kAdd},    {"-", Tok::kSub},
+    {"/", Tok::kDiv},       {"*", Tok::kMul},       {"%", Tok::kMod},    {"~", Tok::kTilde},
+    {"[", Tok::kLBracket},  {"]", Tok::kRBracket},  {"(", Tok::kLParen}, {")", Tok::kRParen},
+    {"{", Tok::kLBrace},    {"}", Tok::kRBrace},    {">", Tok::kGt},     {"<", Tok::kLt},
+    {"=", Tok::kAssign},    {".", Tok::kDot},       {":", Tok::kColon},  {"|", Tok::kPipe},
     {",", Tok::kComma},     {";", Tok::kSemicolon},
 };
 
@@ -75,9 +73,7 @@ class Lexer {
     if (to > pos_) line_starting_ = s_[to - 1] == '\n';
     pos_ = to;
   }
-  size_t skip_space(size_t i) const {
-    return s_.size() - strip_left(s_.substr(i)).size();
-  }
+  size_t skip_space(size_t i) const { return s_.size() - strip_left(s_.substr(i)).size(); }
   void add(Tok type, absl::string_view text) {
     tokens_.push_back(Token{type, line_, std::string(text), 0, 0});
   }
@@ -323,16 +319,37 @@ class Lexer {
       }
       const char c = raw[++i];  // a backslash is never the last: the quote would be escaped
       switch (c) {
-        case '\n': break;
-        case '\\': case '\'': case '"': out.push_back(c); break;
-        case 'a': out.push_back('\a'); break;
-        case 'b': out.push_back('\b'); break;
-        case 'f': out.push_back('\f'); break;
-        case 'n': out.push_back('\n'); break;
-        case 'r': out.push_back('\r'); break;
-        case 't': out.push_back('\t'); break;
-        case 'v': out.push_back('\v'); break;
-        case 'x': case 'u': case 'U': {
+        case '\n':
+          break;
+        case '\\':
+        case '\'':
+        case '"':
+          out.push_back(c);
+          break;
+        case 'a':
+          out.push_back('\a');
+          break;
+        case 'b':
+          out.push_back('\b');
+          break;
+        case 'f':
+          out.push_back('\f');
+          break;
+        case 'n':
+          out.push_back('\n');
+          break;
+        case 'r':
+          out.push_back('\r');
+          break;
+        case 't':
+          out.push_back('\t');
+          break;
+        case 'v':
+          out.push_back('\v');
+          break;
+        case 'x':
+        case 'u':
+        case 'U': {
           const size_t wanted = c == 'x' ? 2 : c == 'u' ? 4 : 8;
           uint32_t code = 0;
           size_t n = 0;
@@ -346,7 +363,14 @@ class Lexer {
           append_utf8(out, code);
           break;
         }
-        case '0': case '1': case '2': case '3': case '4': case '5': case '6': case '7': {
+        case '0':
+        case '1':
+        case '2':
+        case '3':
+        case '4':
+        case '5':
+        case '6':
+        case '7': {
           uint32_t code = static_cast<uint32_t>(c - '0');
           for (int n = 1; n < 3 && i + 1 < raw.size() && raw[i + 1] >= '0' && raw[i + 1] <= '7';
                ++n) {

@@ -97,8 +97,9 @@ template <Side kSide>
 Value str_strip(Context& c, const Value& self, Value* a) {
   if (given(a[0]) && !want_text(c, a[0], "strip")) return Value();
   if (!c.work_bytes(self.text().size())) return Value();
-  return like(c, self, std::string(strip_chars(self.text(), given(a[0]) ? &a[0] : nullptr,
-                                               (kSide & kLeft) != 0, (kSide & kRight) != 0)));
+  return like(c, self,
+              std::string(strip_chars(self.text(), given(a[0]) ? &a[0] : nullptr,
+                                      (kSide & kLeft) != 0, (kSide & kRight) != 0)));
 }
 
 template <bool kFromRight>
@@ -470,33 +471,55 @@ struct MethodTable {
 };
 
 // Tables in the order of the high byte of a method's id.
-enum Table { kStrTable, kDictTable, kSequenceTable, kIntTable, kFloatTable, kLoopTable,
-             kCyclerTable };
+enum Table {
+  kStrTable,
+  kDictTable,
+  kSequenceTable,
+  kIntTable,
+  kFloatTable,
+  kLoopTable,
+  kCyclerTable
+};
 MethodTable table(int index) {
   switch (index) {
-    case kStrTable: return {kStrMethods, std::size(kStrMethods)};
-    case kDictTable: return {kDictMethods, std::size(kDictMethods)};
-    case kSequenceTable: return {kSequenceMethods, std::size(kSequenceMethods)};
-    case kIntTable: return {kIntMethods, std::size(kIntMethods)};
-    case kFloatTable: return {kFloatMethods, std::size(kFloatMethods)};
-    case kLoopTable: return {kLoopMethods, std::size(kLoopMethods)};
-    default: return {kCyclerMethods, std::size(kCyclerMethods)};
+    case kStrTable:
+      return {kStrMethods, std::size(kStrMethods)};
+    case kDictTable:
+      return {kDictMethods, std::size(kDictMethods)};
+    case kSequenceTable:
+      return {kSequenceMethods, std::size(kSequenceMethods)};
+    case kIntTable:
+      return {kIntMethods, std::size(kIntMethods)};
+    case kFloatTable:
+      return {kFloatMethods, std::size(kFloatMethods)};
+    case kLoopTable:
+      return {kLoopMethods, std::size(kLoopMethods)};
+    default:
+      return {kCyclerMethods, std::size(kCyclerMethods)};
   }
 }
 
 int table_of(const Value& self) {
   switch (self.type()) {
-    case Type::kStr: return kStrTable;
-    case Type::kDict: return kDictTable;
+    case Type::kStr:
+      return kStrTable;
+    case Type::kDict:
+      return kDictTable;
     case Type::kList:
     case Type::kTuple:
-    case Type::kRange: return kSequenceTable;
+    case Type::kRange:
+      return kSequenceTable;
     case Type::kBool:
-    case Type::kInt: return kIntTable;
-    case Type::kFloat: return kFloatTable;
-    case Type::kLoop: return kLoopTable;
-    case Type::kCycler: return kCyclerTable;
-    default: return -1;
+    case Type::kInt:
+      return kIntTable;
+    case Type::kFloat:
+      return kFloatTable;
+    case Type::kLoop:
+      return kLoopTable;
+    case Type::kCycler:
+      return kCyclerTable;
+    default:
+      return -1;
   }
 }
 
@@ -563,7 +586,8 @@ Value call_method(Context& c, const Method& method, Args& args) {
     return entry.name == "cycle" ? loop_cycle(c, loop, args) : loop_changed(c, loop, args);
   }
   Value bound[3];
-  if (!bind_args(c, entry.name, args, entry.required, parameters(entry.params), bound)) return Value();
+  if (!bind_args(c, entry.name, args, entry.required, parameters(entry.params), bound))
+    return Value();
   return entry.fn(c, method.self, bound);
 }
 

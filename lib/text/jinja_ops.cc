@@ -15,23 +15,34 @@
 namespace ponder::jinja {
 namespace {
 
-constexpr absl::string_view kOverflow =
-    "OverflowError: a whole number does not fit in 64 bits";
+constexpr absl::string_view kOverflow = "OverflowError: a whole number does not fit in 64 bits";
 
 absl::string_view op_text(Op op) {
   switch (op) {
-    case Op::kAdd: return "+";
-    case Op::kSub: return "-";
-    case Op::kMul: return "*";
-    case Op::kDiv: return "/";
-    case Op::kFloorDiv: return "//";
-    case Op::kMod: return "%";
-    case Op::kPow: return "** or pow()";
-    case Op::kLt: return "<";
-    case Op::kLe: return "<=";
-    case Op::kGt: return ">";
-    case Op::kGe: return ">=";
-    default: return "?";
+    case Op::kAdd:
+      return "+";
+    case Op::kSub:
+      return "-";
+    case Op::kMul:
+      return "*";
+    case Op::kDiv:
+      return "/";
+    case Op::kFloorDiv:
+      return "//";
+    case Op::kMod:
+      return "%";
+    case Op::kPow:
+      return "** or pow()";
+    case Op::kLt:
+      return "<";
+    case Op::kLe:
+      return "<=";
+    case Op::kGt:
+      return ">";
+    case Op::kGe:
+      return ">=";
+    default:
+      return "?";
   }
 }
 
@@ -107,7 +118,8 @@ Value int_binary(Context& c, Op op, int64_t a, int64_t b) {
     case Op::kPow:
       if (b < 0) return float_pow(c, static_cast<double>(a), static_cast<double>(b));
       return int_pow(c, a, b);
-    default: break;
+    default:
+      break;
   }
   if (b == 0) {
     return c.error("ZeroDivisionError: ",
@@ -122,11 +134,16 @@ Value int_binary(Context& c, Op op, int64_t a, int64_t b) {
 
 Value float_binary(Context& c, Op op, double a, double b) {
   switch (op) {
-    case Op::kAdd: return Value::number(a + b);
-    case Op::kSub: return Value::number(a - b);
-    case Op::kMul: return Value::number(a * b);
-    case Op::kPow: return float_pow(c, a, b);
-    default: break;
+    case Op::kAdd:
+      return Value::number(a + b);
+    case Op::kSub:
+      return Value::number(a - b);
+    case Op::kMul:
+      return Value::number(a * b);
+    case Op::kPow:
+      return float_pow(c, a, b);
+    default:
+      break;
   }
   if (b == 0) return c.error("ZeroDivisionError: float division by zero");
   if (op == Op::kDiv) return Value::number(a / b);
@@ -182,10 +199,14 @@ Value add_lists(Context& c, const Value& l, const Value& r) {
 bool compare_numbers(Op op, const Value& l, const Value& r) {
   const auto by = [op](const auto& a, const auto& b) {
     switch (op) {
-      case Op::kLt: return a < b;
-      case Op::kLe: return a <= b;
-      case Op::kGt: return a > b;
-      default: return a >= b;
+      case Op::kLt:
+        return a < b;
+      case Op::kLe:
+        return a <= b;
+      case Op::kGt:
+        return a > b;
+      default:
+        return a >= b;
     }
   };
   if (l.is(Type::kFloat) || r.is(Type::kFloat)) return by(as_double(l), as_double(r));
@@ -350,14 +371,15 @@ std::string object_kind(const Value& v) {
                                : "jinja2.runtime.";
       return absl::StrCat(module, type_name(v), " object");
     }
-    default: return absl::StrCat(type_name(v), " object");
+    default:
+      return absl::StrCat(type_name(v), " object");
   }
 }
 
 Value no_such(Context& c, const Value& object, const Value& key) {
   if (key.is_str()) {
-    return c.undefined(absl::StrCat("'", object_kind(object), "' has no attribute '", key.text(),
-                                    "'"));
+    return c.undefined(
+        absl::StrCat("'", object_kind(object), "' has no attribute '", key.text(), "'"));
   }
   Sink repr(c);
   append_repr(repr, key);
@@ -385,7 +407,9 @@ Value loop_attribute(Context& c, Loop& loop, absl::string_view name) {
   if (name == "length" || name == "revindex" || name == "revindex0") {
     const int64_t n = loop.length(c);
     if (n < 0) return Value();
-    return number(name == "length" ? n : name == "revindex" ? n - loop.index0 : n - loop.index0 - 1);
+    return number(name == "length"     ? n
+                  : name == "revindex" ? n - loop.index0
+                                       : n - loop.index0 - 1);
   }
   return Value();
 }
@@ -407,7 +431,8 @@ Value macro_attribute(Context& c, const Macro& macro, absl::string_view name) {
 // The Python attribute of that name, or Missing.
 Value own_attribute(Context& c, const Value& v, absl::string_view name) {
   switch (v.type()) {
-    case Type::kUndefined: return c.undefined_error(v);
+    case Type::kUndefined:
+      return c.undefined_error(v);
     case Type::kNamespace: {
       const Dict* const d = v.as<Namespace>().attributes.get();
       const ptrdiff_t at = d == nullptr ? -1 : d->find(name);
@@ -454,7 +479,8 @@ Value own_attribute(Context& c, const Value& v, absl::string_view name) {
       if (name == "sep") return v.as<Joiner>().separator;
       if (name == "used") return Value::boolean(v.as<Joiner>().used);
       break;
-    default: break;
+    default:
+      break;
   }
   if (!c.ok()) return Value();
   return find_method(c, v, name);
@@ -476,7 +502,8 @@ Value unsafe(Context& c, const Value& object, absl::string_view name) {
 // object[key], or Missing without a failure where Python raises TypeError or LookupError.
 Value own_item(Context& c, const Value& object, const Value& key) {
   switch (object.type()) {
-    case Type::kUndefined: return c.undefined_error(object);
+    case Type::kUndefined:
+      return c.undefined_error(object);
     case Type::kDict: {
       const Dict& dict = object.as<Dict>();
       if (key.is_str()) {
@@ -490,8 +517,10 @@ Value own_item(Context& c, const Value& object, const Value& key) {
     case Type::kList:
     case Type::kTuple:
     case Type::kStr:
-    case Type::kRange: break;
-    default: return Value();
+    case Type::kRange:
+      break;
+    default:
+      return Value();
   }
   if (!key.is_integral()) return Value();
   const int64_t n = length(c, object);
@@ -523,31 +552,51 @@ bool slice_bound(Context& c, const Value& v, int64_t& out) {
 
 absl::string_view type_name(const Value& v) {
   switch (v.type()) {
-    case Type::kMissing: return "missing";
-    case Type::kNone: return "NoneType";
-    case Type::kBool: return "bool";
+    case Type::kMissing:
+      return "missing";
+    case Type::kNone:
+      return "NoneType";
+    case Type::kBool:
+      return "bool";
     case Type::kInt:
-    case Type::kUint: return "int";
-    case Type::kFloat: return "float";
-    case Type::kFunction: return "function";
-    case Type::kUndefined: return "Undefined";
-    case Type::kStr: return v.as<Str>().markup ? "Markup" : "str";
-    case Type::kList: return "list";
-    case Type::kTuple: return "tuple";
-    case Type::kDict: return "dict";
-    case Type::kRange: return "range";
+    case Type::kUint:
+      return "int";
+    case Type::kFloat:
+      return "float";
+    case Type::kFunction:
+      return "function";
+    case Type::kUndefined:
+      return "Undefined";
+    case Type::kStr:
+      return v.as<Str>().markup ? "Markup" : "str";
+    case Type::kList:
+      return "list";
+    case Type::kTuple:
+      return "tuple";
+    case Type::kDict:
+      return "dict";
+    case Type::kRange:
+      return "range";
     case Type::kView: {
       const View::Kind kind = v.as<View>().kind;
-      return kind == View::kKeys ? "dict_keys" : kind == View::kValues ? "dict_values"
-                                                                       : "dict_items";
+      return kind == View::kKeys     ? "dict_keys"
+             : kind == View::kValues ? "dict_values"
+                                     : "dict_items";
     }
-    case Type::kIter: return v.as<Iter>().name;
-    case Type::kNamespace: return "Namespace";
-    case Type::kMacro: return "Macro";
-    case Type::kMethod: return "builtin_function_or_method";
-    case Type::kLoop: return "LoopContext";
-    case Type::kCycler: return "Cycler";
-    case Type::kJoiner: return "Joiner";
+    case Type::kIter:
+      return v.as<Iter>().name;
+    case Type::kNamespace:
+      return "Namespace";
+    case Type::kMacro:
+      return "Macro";
+    case Type::kMethod:
+      return "builtin_function_or_method";
+    case Type::kLoop:
+      return "LoopContext";
+    case Type::kCycler:
+      return "Cycler";
+    case Type::kJoiner:
+      return "Joiner";
   }
   return "object";
 }
@@ -556,17 +605,26 @@ bool truthy(const Value& v) {
   switch (v.type()) {
     case Type::kMissing:
     case Type::kNone:
-    case Type::kUndefined: return false;
+    case Type::kUndefined:
+      return false;
     case Type::kBool:
-    case Type::kInt: return v.i() != 0;
-    case Type::kFloat: return v.f() != 0;
-    case Type::kStr: return !v.text().empty();
+    case Type::kInt:
+      return v.i() != 0;
+    case Type::kFloat:
+      return v.f() != 0;
+    case Type::kStr:
+      return !v.text().empty();
     case Type::kList:
-    case Type::kTuple: return !v.items().empty();
-    case Type::kDict: return !v.as<Dict>().entries.empty();
-    case Type::kView: return !v.as<View>().dict->entries.empty();
-    case Type::kRange: return v.as<Range>().size != 0;
-    default: return true;
+    case Type::kTuple:
+      return !v.items().empty();
+    case Type::kDict:
+      return !v.as<Dict>().entries.empty();
+    case Type::kView:
+      return !v.as<View>().dict->entries.empty();
+    case Type::kRange:
+      return v.as<Range>().size != 0;
+    default:
+      return true;
   }
 }
 
@@ -636,7 +694,8 @@ bool equal(Context& c, const Value& l, const Value& r) {
       const Method& b = r.as<Method>();
       return a.id == b.id && a.self.obj() == b.self.obj();
     }
-    default: return same_key(l, r);
+    default:
+      return same_key(l, r);
   }
 }
 
@@ -648,11 +707,20 @@ bool less(Context& c, const Value& l, const Value& r) {
 Value compare(Context& c, Op op, const Value& l, const Value& r) {
   bool result = false;
   switch (op) {
-    case Op::kEq: result = equal(c, l, r); break;
-    case Op::kNe: result = !equal(c, l, r); break;
-    case Op::kIn: result = contains(c, r, l); break;
-    case Op::kNotIn: result = !contains(c, r, l); break;
-    default: return order(c, op, l, r);
+    case Op::kEq:
+      result = equal(c, l, r);
+      break;
+    case Op::kNe:
+      result = !equal(c, l, r);
+      break;
+    case Op::kIn:
+      result = contains(c, r, l);
+      break;
+    case Op::kNotIn:
+      result = !contains(c, r, l);
+      break;
+    default:
+      return order(c, op, l, r);
   }
   return c.ok() ? Value::boolean(result) : Value();
 }
@@ -680,7 +748,8 @@ bool contains(Context& c, const Value& container, const Value& item) {
       return range.size > 0 && offset % range.step == 0 && offset / range.step >= 0 &&
              offset / range.step < range.size;
     }
-    default: break;
+    default:
+      break;
   }
   if (!iterable(container)) {
     c.type_error("argument of type '", type_name(container), "' is not iterable");
@@ -738,9 +807,9 @@ Value slice(Context& c, const Value& object, const Value& start, const Value& st
             const Value& step) {
   if (object.is(Type::kUndefined)) return c.undefined_error(object);
   if (!object.is_str() && !object.is_sequence() && !object.is(Type::kRange)) {
-    return object.is(Type::kDict) ? c.type_error("unhashable type: 'slice'")
-                                  : c.type_error("'", type_name(object),
-                                                 "' object is not subscriptable");
+    return object.is(Type::kDict)
+               ? c.type_error("unhashable type: 'slice'")
+               : c.type_error("'", type_name(object), "' object is not subscriptable");
   }
   const int64_t n = length(c, object);
   int64_t by = 1;
@@ -769,8 +838,8 @@ Value slice(Context& c, const Value& object, const Value& start, const Value& st
   if (object.is(Type::kRange)) {
     const Range& range = object.as<Range>();
     const int64_t new_step = count > 1 ? range.step * by : range.step;
-    return c.adopt(Type::kRange, new Range(range.at(from), range.at(from) + new_step * count,
-                                           new_step));
+    return c.adopt(Type::kRange,
+                   new Range(range.at(from), range.at(from) + new_step * count, new_step));
   }
   if (object.is_sequence()) {
     if (!c.room(static_cast<size_t>(count) * sizeof(Value)) ||
@@ -835,43 +904,55 @@ bool has_length(const Value& v) {
     case Type::kDict:
     case Type::kRange:
     case Type::kView:
-    case Type::kLoop: return true;
-    default: return false;
+    case Type::kLoop:
+      return true;
+    default:
+      return false;
   }
 }
 
 int64_t length(Context& c, const Value& v) {
   switch (v.type()) {
-    case Type::kUndefined: return 0;
-    case Type::kStr: return static_cast<int64_t>(v.as<Str>().length());
+    case Type::kUndefined:
+      return 0;
+    case Type::kStr:
+      return static_cast<int64_t>(v.as<Str>().length());
     case Type::kList:
-    case Type::kTuple: return static_cast<int64_t>(v.items().size());
-    case Type::kDict: return static_cast<int64_t>(v.as<Dict>().entries.size());
-    case Type::kRange: return v.as<Range>().size;
-    case Type::kView: return static_cast<int64_t>(v.as<View>().dict->entries.size());
-    case Type::kLoop: return v.as<Loop>().length(c);
+    case Type::kTuple:
+      return static_cast<int64_t>(v.items().size());
+    case Type::kDict:
+      return static_cast<int64_t>(v.as<Dict>().entries.size());
+    case Type::kRange:
+      return v.as<Range>().size;
+    case Type::kView:
+      return static_cast<int64_t>(v.as<View>().dict->entries.size());
+    case Type::kLoop:
+      return v.as<Loop>().length(c);
     default:
       c.type_error("object of type '", type_name(v), "' has no len()");
       return -1;
   }
 }
 
-bool iterable(const Value& v) {
-  return has_length(v) || v.is(Type::kIter);
-}
+bool iterable(const Value& v) { return has_length(v) || v.is(Type::kIter); }
 
 Ref<Iter> iterate(Context& c, const Value& v) {
   switch (v.type()) {
-    case Type::kIter: return Ref<Iter>(&v.as<Iter>());
-    case Type::kUndefined: return iterate_items(c, {}, "generator");
-    case Type::kStr: return c.adopt_ref<Iter>(new TextIter(v), 1);
+    case Type::kIter:
+      return Ref<Iter>(&v.as<Iter>());
+    case Type::kUndefined:
+      return iterate_items(c, {}, "generator");
+    case Type::kStr:
+      return c.adopt_ref<Iter>(new TextIter(v), 1);
     case Type::kList:
-    case Type::kTuple: return c.adopt_ref<Iter>(new ItemsIter(v), v.depth());
+    case Type::kTuple:
+      return c.adopt_ref<Iter>(new ItemsIter(v), v.depth());
     case Type::kDict:
       return c.adopt_ref<Iter>(new DictIter(Ref<Dict>(&v.as<Dict>()), View::kKeys), v.depth());
     case Type::kView:
       return c.adopt_ref<Iter>(new DictIter(v.as<View>().dict, v.as<View>().kind), v.depth());
-    case Type::kRange: return c.adopt_ref<Iter>(new RangeIter(v.as<Range>()));
+    case Type::kRange:
+      return c.adopt_ref<Iter>(new RangeIter(v.as<Range>()));
     case Type::kLoop:
       return c.adopt_ref<Iter>(new LoopIter(Ref<Loop>(&v.as<Loop>())), v.depth());
     default:
@@ -1038,24 +1119,34 @@ bool append_repr(Sink& out, const Value& v) {
   const NativeScope scope(c);
   if (!scope) return false;
   switch (v.type()) {
-    case Type::kNone: return out.append("None");
-    case Type::kBool: return out.append(v.b() ? "True" : "False");
-    case Type::kInt: return out.append(absl::StrCat(v.i()));
-    case Type::kUint: return out.append(absl::StrCat(v.u()));
-    case Type::kFloat: return out.append(float_repr(v.f()));
-    case Type::kUndefined: return out.append("Undefined");
+    case Type::kNone:
+      return out.append("None");
+    case Type::kBool:
+      return out.append(v.b() ? "True" : "False");
+    case Type::kInt:
+      return out.append(absl::StrCat(v.i()));
+    case Type::kUint:
+      return out.append(absl::StrCat(v.u()));
+    case Type::kFloat:
+      return out.append(float_repr(v.f()));
+    case Type::kUndefined:
+      return out.append("Undefined");
     case Type::kStr:
       if (!v.as<Str>().markup) return append_quoted(out, v.text());
       return out.append("Markup(") && append_quoted(out, v.text()) && out.append(")");
-    case Type::kList: return append_list(out, v.items(), "[", "]");
-    case Type::kTuple: return append_list(out, v.items(), "(", v.items().size() == 1 ? ",)" : ")");
-    case Type::kDict: return append_dict(out, v.as<Dict>());
+    case Type::kList:
+      return append_list(out, v.items(), "[", "]");
+    case Type::kTuple:
+      return append_list(out, v.items(), "(", v.items().size() == 1 ? ",)" : ")");
+    case Type::kDict:
+      return append_dict(out, v.as<Dict>());
     case Type::kRange: {
       const Range& r = v.as<Range>();
       if (r.step == 1) return out.append(absl::StrCat("range(", r.start, ", ", r.stop, ")"));
       return out.append(absl::StrCat("range(", r.start, ", ", r.stop, ", ", r.step, ")"));
     }
-    case Type::kView: return append_view(out, v.as<View>());
+    case Type::kView:
+      return append_view(out, v.as<View>());
     case Type::kNamespace: {
       if (!out.append("<Namespace ")) return false;
       // A copy: writing a loop out may run code of the template, which may set attributes.
@@ -1075,12 +1166,13 @@ bool append_repr(Sink& out, const Value& v) {
       return c.ok() &&
              out.append(absl::StrCat("<LoopContext ", v.as<Loop>().index0 + 1, "/", n, ">"));
     }
-    case Type::kFunction: return out.append(absl::StrCat("<function ", global_name(
-                              static_cast<int>(v.i())), ">"));
+    case Type::kFunction:
+      return out.append(absl::StrCat("<function ", global_name(static_cast<int>(v.i())), ">"));
     case Type::kMethod:
       return out.append(absl::StrCat("<built-in method ", method_name(v.as<Method>().id), " of ",
                                      type_name(v.as<Method>().self), " object>"));
-    default: return out.append(absl::StrCat("<", type_name(v), " object>"));
+    default:
+      return out.append(absl::StrCat("<", type_name(v), " object>"));
   }
 }
 
@@ -1115,12 +1207,23 @@ bool append_escaped(Sink& out, absl::string_view text) {
   for (size_t i = 0; i < text.size(); ++i) {
     absl::string_view with;
     switch (text[i]) {
-      case '&': with = "&amp;"; break;
-      case '<': with = "&lt;"; break;
-      case '>': with = "&gt;"; break;
-      case '\'': with = "&#39;"; break;
-      case '"': with = "&#34;"; break;
-      default: continue;
+      case '&':
+        with = "&amp;";
+        break;
+      case '<':
+        with = "&lt;";
+        break;
+      case '>':
+        with = "&gt;";
+        break;
+      case '\'':
+        with = "&#39;";
+        break;
+      case '"':
+        with = "&#34;";
+        break;
+      default:
+        continue;
     }
     if (!out.append(text.substr(start, i - start)) || !out.append(with)) return false;
     start = i + 1;

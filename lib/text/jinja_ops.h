@@ -27,7 +27,8 @@ bool equal(Context& c, const Value& l, const Value& r);
 bool less(Context& c, const Value& l, const Value& r);
 bool contains(Context& c, const Value& container, const Value& item);
 
-// object.name and object[key], as the sandbox gives them: an undefined value where there is nothing.
+// object.name and object[key], as the sandbox gives them: an undefined value where there is
+// nothing.
 Value get_attr(Context& c, const Value& object, absl::string_view name);
 Value get_item(Context& c, const Value& object, const Value& key);
 Value slice(Context& c, const Value& object, const Value& start, const Value& stop,
@@ -43,8 +44,8 @@ Ref<Iter> iterate(Context& c, const Value& v);
 Ref<Iter> iterate_items(Context& c, std::vector<Value> items, const char* name);
 // list(v) into `out`; false on failure.
 bool collect(Context& c, const Value& v, std::vector<Value>& out);
-// The part of v that cannot be a dict key (v itself, or something in a tuple); null if all can. Also
-// not null when the context has failed.
+// The part of v that cannot be a dict key (v itself, or something in a tuple); null if all can.
+// Also not null when the context has failed.
 const Value* unhashable_part(Context& c, const Value& v);
 // Fails with a TypeError if v cannot be a dict key or a member of a set.
 bool hashable(Context& c, const Value& v);

@@ -13,14 +13,22 @@ using Words = std::initializer_list<absl::string_view>;
 
 std::string describe(const Token& token) {
   switch (token.type) {
-    case Tok::kEof: return "end of template";
-    case Tok::kVariableBegin: return "begin of print statement";
-    case Tok::kVariableEnd: return "end of print statement";
-    case Tok::kBlockBegin: return "begin of statement block";
-    case Tok::kBlockEnd: return "end of statement block";
-    case Tok::kData: return "template data / text";
-    case Tok::kString: return "string";
-    default: return absl::StrCat("'", token.text, "'");
+    case Tok::kEof:
+      return "end of template";
+    case Tok::kVariableBegin:
+      return "begin of print statement";
+    case Tok::kVariableEnd:
+      return "end of print statement";
+    case Tok::kBlockBegin:
+      return "begin of statement block";
+    case Tok::kBlockEnd:
+      return "end of statement block";
+    case Tok::kData:
+      return "template data / text";
+    case Tok::kString:
+      return "string";
+    default:
+      return absl::StrCat("'", token.text, "'");
   }
 }
 
@@ -132,7 +140,8 @@ class Parser {
 
   static std::string list(Words words) {
     std::string out;
-    for (const absl::string_view word : words) absl::StrAppend(&out, out.empty() ? "" : " or ", word);
+    for (const absl::string_view word : words)
+      absl::StrAppend(&out, out.empty() ? "" : " or ", word);
     return out;
   }
 
@@ -419,12 +428,24 @@ class Parser {
 
   bool comparison(Op& op) {
     switch (now().type) {
-      case Tok::kEq: op = Op::kEq; break;
-      case Tok::kNe: op = Op::kNe; break;
-      case Tok::kLt: op = Op::kLt; break;
-      case Tok::kLtEq: op = Op::kLe; break;
-      case Tok::kGt: op = Op::kGt; break;
-      case Tok::kGtEq: op = Op::kGe; break;
+      case Tok::kEq:
+        op = Op::kEq;
+        break;
+      case Tok::kNe:
+        op = Op::kNe;
+        break;
+      case Tok::kLt:
+        op = Op::kLt;
+        break;
+      case Tok::kLtEq:
+        op = Op::kLe;
+        break;
+      case Tok::kGt:
+        op = Op::kGt;
+        break;
+      case Tok::kGtEq:
+        op = Op::kGe;
+        break;
       case Tok::kName:
         if (is_word("in")) {
           op = Op::kIn;
@@ -434,7 +455,8 @@ class Parser {
         next();
         op = Op::kNotIn;
         break;
-      default: return false;
+      default:
+        return false;
     }
     next();
     return true;
@@ -525,7 +547,8 @@ class Parser {
   Node* primary(bool with_namespace) {
     const int line = now().line;
     switch (now().type) {
-      case Tok::kName: return name(with_namespace);
+      case Tok::kName:
+        return name(with_namespace);
       case Tok::kString: {
         Node* const node = make(Kind::kConst, line);
         node->constant.type = Constant::kStr;
@@ -549,9 +572,12 @@ class Parser {
         Node* const node = tuple({}, true, /*in_parentheses=*/true);
         return ok() && expect(Tok::kRParen, "')'") ? node : nullptr;
       }
-      case Tok::kLBracket: return list_literal(line);
-      case Tok::kLBrace: return dict_literal(line);
-      default: return fail(absl::StrCat("unexpected ", describe(now())));
+      case Tok::kLBracket:
+        return list_literal(line);
+      case Tok::kLBrace:
+        return dict_literal(line);
+      default:
+        return fail(absl::StrCat("unexpected ", describe(now())));
     }
   }
 
@@ -786,7 +812,8 @@ class Parser {
         node->args.push_back(ok() ? postfix(argument) : nullptr);
         break;
       }
-      default: break;
+      default:
+        break;
     }
     if (!ok()) return nullptr;
     return negated ? wrap(Op::kNot, {line}, node) : node;

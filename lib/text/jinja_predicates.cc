@@ -36,8 +36,10 @@ Value is_callable(Context&, Value* a) {
     case Type::kMacro:
     case Type::kMethod:
     case Type::kLoop:
-    case Type::kJoiner: return Value::boolean(true);
-    default: return Value::boolean(false);
+    case Type::kJoiner:
+      return Value::boolean(true);
+    default:
+      return Value::boolean(false);
   }
 }
 Value is_defined(Context&, Value* a) { return Value::boolean(!a[0].is(Type::kUndefined)); }
@@ -71,8 +73,10 @@ Value is_sequence(Context&, Value* a) {
     case Type::kList:
     case Type::kTuple:
     case Type::kDict:
-    case Type::kRange: return Value::boolean(true);
-    default: return Value::boolean(false);
+    case Type::kRange:
+      return Value::boolean(true);
+    default:
+      return Value::boolean(false);
   }
 }
 Value is_same(Context&, Value* a) {

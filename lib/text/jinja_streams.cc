@@ -81,8 +81,8 @@ class MapStream final : public Stream {
     if (!from_source(c, item)) return false;
     if (filter_ < 0) {
       item = path_.get(c, item);
-      const bool fill = c.ok() && item.is(Type::kUndefined) && !default_.missing() &&
-                        !default_.is(Type::kNone);
+      const bool fill =
+          c.ok() && item.is(Type::kUndefined) && !default_.missing() && !default_.is(Type::kNone);
       if (fill) item = default_;
       return c.ok();
     }
@@ -102,7 +102,9 @@ class MapStream final : public Stream {
 class SelectStream final : public Stream {
  public:
   SelectStream(Value source, Args args, bool keep, bool by_attribute)
-      : Stream(std::move(source)), args_(std::move(args)), keep_(keep),
+      : Stream(std::move(source)),
+        args_(std::move(args)),
+        keep_(keep),
         by_attribute_(by_attribute) {}
 
  private:
@@ -300,8 +302,9 @@ Value format(Context& c, Args& args) {
   if (!c.ok()) return Value();
   if (text.missing()) return c.type_error("format() missing required argument: 'value'");
   if (args.positional.size() > 1 && !args.named.empty()) {
-    return c.error("FilterArgumentError: can't handle positional and keyword arguments at the same "
-                   "time");
+    return c.error(
+        "FilterArgumentError: can't handle positional and keyword arguments at the same "
+        "time");
   }
   if (!args.named.empty()) {
     Ref<Dict> dict(new Dict);

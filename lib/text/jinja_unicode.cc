@@ -129,9 +129,8 @@ std::string to_lower(absl::string_view text) {
 }
 
 std::string to_upper(absl::string_view text) {
-  return map_text(text, [](std::string& out, char32_t c, const char*, const char*) {
-    append_upper(out, c);
-  });
+  return map_text(
+      text, [](std::string& out, char32_t c, const char*, const char*) { append_upper(out, c); });
 }
 
 std::string to_casefold(absl::string_view text) {

@@ -1,10 +1,10 @@
 // Values of the template language: Python's objects as far as templates can see them.
 //
-// A Value is 16 bytes: a scalar, or a counted reference to an Obj. Objects are immutable once built,
-// except namespaces, loops and iterators, so strings and lists are shared and never copied. Every
-// object is charged to the Heap of one rendering and dies with it at the latest; "immortal" objects
-// are the constants of a compiled template, whose counts are never touched, so that renderings on
-// several threads may share them. Otherwise one thread at a time.
+// A Value is 16 bytes: a scalar, or a counted reference to an Obj. Objects are immutable once
+// built, except namespaces, loops and iterators, so strings and lists are shared and never copied.
+// Every object is charged to the Heap of one rendering and dies with it at the latest; "immortal"
+// objects are the constants of a compiled template, whose counts are never touched, so that
+// renderings on several threads may share them. Otherwise one thread at a time.
 //
 // Nothing here recurses without bound: an object knows its depth, and Context refuses to build one
 // that is nested deeper than kMaxDepth.
@@ -28,7 +28,7 @@ enum class Type : uint8_t {
   kNone,
   kBool,
   kInt,
-  kUint,      // a whole number above INT64_MAX, from JSON: can be printed and compared only
+  kUint,  // a whole number above INT64_MAX, from JSON: can be printed and compared only
   kFloat,
   kFunction,  // a global function; the payload is its number
   // Everything from here on has an Obj.
@@ -124,9 +124,7 @@ class Value {
   Value(const Value& other) : type_(other.type_), i_(other.i_) {
     if (has_object()) object_->retain();
   }
-  Value(Value&& other) noexcept : type_(other.type_), i_(other.i_) {
-    other.type_ = Type::kMissing;
-  }
+  Value(Value&& other) noexcept : type_(other.type_), i_(other.i_) { other.type_ = Type::kMissing; }
   Value& operator=(Value other) noexcept {
     std::swap(type_, other.type_);
     std::swap(i_, other.i_);

@@ -22,12 +22,14 @@ struct Markers {
 
 Markers markers_of(ToolFormat format) {
   switch (format) {
-    case ToolFormat::kHermes: return {"<tool_call>", "</tool_call>", "", ""};
+    case ToolFormat::kHermes:
+      return {"<tool_call>", "</tool_call>", "", ""};
     case ToolFormat::kDeepSeekR1:
     case ToolFormat::kDeepSeekV31:
       return {"<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁begin｜>",
               "<｜tool▁calls▁end｜>"};
-    default: return {};
+    default:
+      return {};
   }
 }
 
@@ -114,9 +116,9 @@ bool read_arguments(absl::string_view json, std::string& out) {
 // {"name": .., "arguments" or "parameters": ..}.
 bool read_call_object(absl::string_view json, ToolCall& call) {
   json = trim(json);
-  const StatusOr<Json> parsed =
-      json.empty() || json.front() != '{' ? StatusOr<Json>(corrupt_error(""))
-                                          : parse_json_object(json, "");
+  const StatusOr<Json> parsed = json.empty() || json.front() != '{'
+                                    ? StatusOr<Json>(corrupt_error(""))
+                                    : parse_json_object(json, "");
   if (!parsed.ok()) return false;
   const auto name = parsed->find("name");
   if (name == parsed->end() || !name->is_string()) return false;
@@ -171,8 +173,8 @@ ToolFormat detect_tool_format(absl::string_view source) {
   }
   if (absl::StrContains(source, "<tool_call>")) {
     // Others put something else than JSON between the same tags.
-    const bool other = absl::StrContains(source, "<function=") ||
-                       absl::StrContains(source, "<arg_key>");
+    const bool other =
+        absl::StrContains(source, "<function=") || absl::StrContains(source, "<arg_key>");
     return other ? ToolFormat::kNone : ToolFormat::kHermes;
   }
   if (absl::StrContains(source, kPythonTag) ||
@@ -204,8 +206,10 @@ bool ToolCallParser::advance(bool at_end, Items& out) {
     case ToolFormat::kNone:
       take_text(held_.size(), out);
       return false;
-    case ToolFormat::kLlama: return read_whole_answer(at_end, out);
-    default: return in_call_ ? read_call(at_end, out) : find_marker(at_end, out);
+    case ToolFormat::kLlama:
+      return read_whole_answer(at_end, out);
+    default:
+      return in_call_ ? read_call(at_end, out) : find_marker(at_end, out);
   }
 }
 

@@ -1,9 +1,9 @@
 // Tool calls in what a model writes: told apart from the answer while the text comes in.
 //
 // The parser is fed the answer's text in pieces of any size; out come the plain text, holding back
-// only what may still turn out to be the start of a marker, and whole calls. Text that begins like a
-// call but is none comes out as plain text in the end, unchanged: nothing the model wrote is lost.
-// One parser per answer; one thread at a time.
+// only what may still turn out to be the start of a marker, and whole calls. Text that begins like
+// a call but is none comes out as plain text in the end, unchanged: nothing the model wrote is
+// lost. One parser per answer; one thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -16,17 +16,18 @@ namespace ponder {
 
 enum class ToolFormat : int32_t {
   kNone = 0,
-  kHermes = 1,      // <tool_call>{"name": .., "arguments": {..}}</tool_call>: Qwen, QwQ, Hermes
-  kLlama = 2,       // the whole answer is {"name": .., "parameters": {..}}, maybe after <|python_tag|>
-  kDeepSeekR1 = 3,  // <｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME\n```json\n{..}\n```<｜tool▁call▁end｜>
-  kDeepSeekV31 = 4, // <｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{..}<｜tool▁call▁end｜>
+  kHermes = 1,  // <tool_call>{"name": .., "arguments": {..}}</tool_call>: Qwen, QwQ, Hermes
+  kLlama = 2,   // the whole answer is {"name": .., "parameters": {..}}, maybe after <|python_tag|>
+  kDeepSeekR1 =
+      3,  // <｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME\n```json\n{..}\n```<｜tool▁call▁end｜>
+  kDeepSeekV31 = 4,  // <｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{..}<｜tool▁call▁end｜>
 };
 
 // What a chat template teaches its model to write.
 ToolFormat detect_tool_format(absl::string_view template_source);
 
 struct ToolCall {
-  std::string id;         // "call_1" and so on, in the order of the calls of one parser
+  std::string id;  // "call_1" and so on, in the order of the calls of one parser
   std::string name;
   std::string arguments;  // JSON: an object, as the model wrote it
 };

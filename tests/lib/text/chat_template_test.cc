@@ -131,7 +131,8 @@ TEST(ChatTemplateFacts, KnowWhatTheFamousTemplatesDo) {
 }
 
 TEST(ChatTemplate, TellsTheVariablesItReads) {
-  const auto compiled = compile("{{ messages }}{% if enable_thinking %}x{% endif %}{{ date_string }}");
+  const auto compiled =
+      compile("{{ messages }}{% if enable_thinking %}x{% endif %}{{ date_string }}");
   EXPECT_TRUE(compiled->reads("enable_thinking"));
   EXPECT_TRUE(compiled->reads("date_string"));
   EXPECT_FALSE(compiled->reads("thinking"));
@@ -213,7 +214,8 @@ TEST(ChatTemplate, TheClockIsInjected) {
   std::tm now{};
   now.tm_mday = 5, now.tm_mon = 6, now.tm_year = 126;
   options.now = now;
-  EXPECT_EQ("05 Jul 2026", *compiled->render(chat_of(R"([{"role":"user","content":"q"}])"), options));
+  EXPECT_EQ("05 Jul 2026",
+            *compiled->render(chat_of(R"([{"role":"user","content":"q"}])"), options));
 }
 
 TEST(FormatTime, WritesWhatPythonsStrftimeWrites) {

@@ -13,14 +13,14 @@ TEST(Chat, KeepsThePartsOfAnAssistantTurnApart) {
   ASSERT_TRUE(chat.add(Role::kSystem, "rules").ok());
   ASSERT_TRUE(chat.add(Role::kUser, "q").ok());
   ASSERT_TRUE(chat.add_assistant("hm", "", R"([{"id":"c1","type":"function",
-      "function":{"name":"f","arguments":{"z":1,"a":2}}}])").ok());
+      "function":{"name":"f","arguments":{"z":1,"a":2}}}])")
+                  .ok());
   ASSERT_TRUE(chat.add_tool_result("c1", "42").ok());
-  EXPECT_EQ(
-      R"({"messages":[{"role":"system","content":"rules"},{"role":"user","content":"q"},)"
-      R"({"role":"assistant","content":"","reasoning_content":"hm","tool_calls":[{"id":"c1",)"
-      R"("type":"function","function":{"name":"f","arguments":{"z":1,"a":2}}}]},)"
-      R"({"role":"tool","content":"42","tool_call_id":"c1"}],"add_generation_prompt":true})",
-      chat.to_json());
+  EXPECT_EQ(R"({"messages":[{"role":"system","content":"rules"},{"role":"user","content":"q"},)"
+            R"({"role":"assistant","content":"","reasoning_content":"hm","tool_calls":[{"id":"c1",)"
+            R"("type":"function","function":{"name":"f","arguments":{"z":1,"a":2}}}]},)"
+            R"({"role":"tool","content":"42","tool_call_id":"c1"}],"add_generation_prompt":true})",
+            chat.to_json());
 }
 
 TEST(Chat, JsonGoesThereAndBack) {

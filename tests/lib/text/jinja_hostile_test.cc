@@ -40,8 +40,7 @@ void* run_job(void* p) {
     const nlohmann::ordered_json v = {{"m", {{{"role", "user"}, {"content", "hi"}}}}};
     job->status = (*compiled)->render(v, RenderOptions()).status();
   }
-  job->seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  job->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return nullptr;
 }
 
@@ -89,33 +88,49 @@ TEST(JinjaHostile, EndlessLoopsRunOutOfSteps) {
   expect_stopped(std::string(kLoops) + "{{ 'text' }}" + kEnds);
   expect_stopped("{{ range(999999999) }}");
   expect_stopped("{% for x in range(10**12) %}{% endfor %}");
-  expect_stopped("{% set ns = namespace(l=range(100000)|list) %}"
-                 "{% for a in range(100000) %}{{ ns.l|sort|length }}{% endfor %}");
+  expect_stopped(
+      "{% set ns = namespace(l=range(100000)|list) %}"
+      "{% for a in range(100000) %}{{ ns.l|sort|length }}{% endfor %}");
   expect_stopped("{% set l = range(100000)|list %}{% for a in l %}{{ a in l }}{% endfor %}");
   expect_stopped("{% for a in range(100000) %}{{ range(100000)|map('string')|join }}{% endfor %}");
   expect_stopped("{% for a in range(100000) %}{{ range(100000)|select('odd')|list }}{% endfor %}");
   expect_stopped("{% for a in range(100000) %}{{ range(100000)|sum }}{% endfor %}");
   expect_stopped("{% for a in range(100000) %}{{ range(100000)|unique|list|length }}{% endfor %}");
-  expect_stopped("{% for a in range(100000) if false %}{% endfor %}"
-                 "{% for a in range(100000) %}{% for b in range(100000) if false %}{% endfor %}"
-                 "{% endfor %}");
+  expect_stopped(
+      "{% for a in range(100000) if false %}{% endfor %}"
+      "{% for a in range(100000) %}{% for b in range(100000) if false %}{% endfor %}"
+      "{% endfor %}");
 }
 
 TEST(JinjaHostile, HugeTextsRunOutOfMemory) {
   const Job job = on_small_stack("{{ 'a' * 10**9 }}");
   EXPECT_EQ(absl::StatusCode::kResourceExhausted, job.status.code()) << job.status;
   for (const char* source :
-       {"{{ 'a' * 10**18 }}", "{{ [0] * 10**9 }}", "{{ (1,) * 10**18 }}",
-        "{{ 'a'.ljust(10**9) }}", "{{ 'a'.center(10**18) }}", "{{ '1'.zfill(10**12) }}",
-        "{{ 'a'|center(10**10) }}", "{{ '%999999999d' % 1 }}", "{{ '%.999999999f' % 1 }}",
-        "{{ '{:999999999}'.format(1) }}", "{{ '{:.999999999f}'.format(1.0) }}",
-        "{{ '%*d' % (10**9, 1) }}", "{{ '\\t'.expandtabs(10**9) }}", "{{ 'a'|indent(10**9) }}",
-        "{{ [1]|tojson(indent=10**10) }}", "{{ [1]|batch(10**9, 'x')|list }}",
-        "{{ [1]|slice(10**9)|list }}", "{{ ''.join(['a' * 10**6] * 1000) }}",
+       {"{{ 'a' * 10**18 }}",
+        "{{ [0] * 10**9 }}",
+        "{{ (1,) * 10**18 }}",
+        "{{ 'a'.ljust(10**9) }}",
+        "{{ 'a'.center(10**18) }}",
+        "{{ '1'.zfill(10**12) }}",
+        "{{ 'a'|center(10**10) }}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ '%.999999999f' % 1 }}",
+        "{{ '{:999999999}'.format(1) }}",
+        "{{ '{:.999999999f}'.format(1.0) }}",
+        "{{ '%*d' % (10**9, 1) }}",
+        "{{ '\\t'.expandtabs(10**9) }}",
+        "{{ 'a'|indent(10**9) }}",
+        "{{ [1]|tojson(indent=10**10) }}",
+        "{{ [1]|batch(10**9, 'x')|list }}",
+        "{{ [1]|slice(10**9)|list }}",
+        "{{ ''.join(['a' * 10**6] * 1000) }}",
         "{{ ('a' * 10**6).join(range(1000)|map('string')) }}",
-        "{{ ('a' * 10**7).replace('a', 'b' * 10**7) }}", "{{ ('a' * 10**7).replace('', 'bbbb') }}",
-        "{{ ('ab' * 10**7).split('b') }}", "{{ ('a ' * 10**7).split() }}",
-        "{{ ('a\\n' * 10**7).splitlines() }}", "{{ ('a' * 10**7)|list }}",
+        "{{ ('a' * 10**7).replace('a', 'b' * 10**7) }}",
+        "{{ ('a' * 10**7).replace('', 'bbbb') }}",
+        "{{ ('ab' * 10**7).split('b') }}",
+        "{{ ('a ' * 10**7).split() }}",
+        "{{ ('a\\n' * 10**7).splitlines() }}",
+        "{{ ('a' * 10**7)|list }}",
         "{{ ('a' * 10**7)|map('upper')|list }}",
         "{% set ns = namespace(s='ab') %}{% for i in range(100) %}"
         "{% set ns.s = ns.s + ns.s %}{% endfor %}{{ ns.s }}",
@@ -131,7 +146,8 @@ TEST(JinjaHostile, HugeTextsRunOutOfMemory) {
         "{% set x %}{% for i in range(100000) %}{{ 'a' * 10000 }}{% endfor %}{% endset %}",
         "{% macro f() %}{% for i in range(100000) %}{{ 'a' * 10000 }}{% endfor %}{% endmacro %}"
         "{{ f() }}",
-        "{% filter upper %}{% for i in range(100000) %}{{ 'a' * 10000 }}{% endfor %}{% endfilter %}",
+        "{% filter upper %}{% for i in range(100000) %}{{ 'a' * 10000 }}{% endfor %}{% endfilter "
+        "%}",
         "{% set ns = namespace(d={}) %}{% for i in range(100000) %}"
         "{% set ns.d = dict(ns.d, **{'k' ~ i: 'v' * 1000}) %}{% endfor %}"}) {
     expect_stopped(source);
@@ -139,12 +155,14 @@ TEST(JinjaHostile, HugeTextsRunOutOfMemory) {
 }
 
 TEST(JinjaHostile, DoublingEqualityIsBounded) {
-  expect_survived("{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}"
-                  "{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}"
-                  "{{ ns.a == ns.b }}{{ ns.a < ns.b }}");
-  expect_survived("{% set ns = namespace(a=(1,), b=(1,)) %}{% for i in range(60) %}"
-                  "{% set ns.a = (ns.a, ns.a) %}{% set ns.b = (ns.b, ns.b) %}{% endfor %}"
-                  "{{ {ns.a: 1}[ns.b] }}");
+  expect_survived(
+      "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(60) %}"
+      "{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}"
+      "{{ ns.a == ns.b }}{{ ns.a < ns.b }}");
+  expect_survived(
+      "{% set ns = namespace(a=(1,), b=(1,)) %}{% for i in range(60) %}"
+      "{% set ns.a = (ns.a, ns.a) %}{% set ns.b = (ns.b, ns.b) %}{% endfor %}"
+      "{{ {ns.a: 1}[ns.b] }}");
 }
 
 TEST(JinjaHostile, NestingIsRefusedBeforeTheStackEnds) {
@@ -177,7 +195,8 @@ TEST(JinjaHostile, LongChainsNeedNoStack) {
   EXPECT_TRUE(on_small_stack("{{ " + repeat("-", n) + "1 }}").status.ok());
   EXPECT_TRUE(on_small_stack("{{ 1" + repeat(" == 1", n) + " }}").status.ok());
   EXPECT_TRUE(on_small_stack("{{ ''" + repeat(".upper()", n / 2) + " }}").status.ok());
-  EXPECT_TRUE(on_small_stack("{% if 0 %}" + repeat("{% elif 0 %}", n / 2) + "{% endif %}").status.ok());
+  EXPECT_TRUE(
+      on_small_stack("{% if 0 %}" + repeat("{% elif 0 %}", n / 2) + "{% endif %}").status.ok());
   expect_survived("{{ x" + repeat(".y", n) + " }}");
   expect_survived("{{ [1]" + repeat("|map('string')", n / 2) + "|list }}");
   expect_survived("{{ [1]" + repeat("|select", n) + "|list }}");
@@ -202,42 +221,51 @@ TEST(JinjaHostile, RecursionIsRefused) {
   expect_stopped("{% macro f() %}{% call f() %}{% endcall %}{% endmacro %}{{ f() }}");
   expect_stopped("{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}");
   expect_stopped("{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}");
-  expect_stopped("{% set ns = namespace(x=[1]) %}{% for i in range(1000) %}"
-                 "{% set ns.x = [ns.x] %}{% endfor %}");
-  expect_stopped("{% set ns = namespace(x=1) %}{% for i in range(1000) %}"
-                 "{% set ns.x = {'a': ns.x} %}{% endfor %}");
-  expect_stopped("{% set ns = namespace(x=[1]) %}{% for i in range(1000) %}"
-                 "{% set ns.x = ns.x|map('string') %}{% endfor %}{{ ns.x|list }}");
+  expect_stopped(
+      "{% set ns = namespace(x=[1]) %}{% for i in range(1000) %}"
+      "{% set ns.x = [ns.x] %}{% endfor %}");
+  expect_stopped(
+      "{% set ns = namespace(x=1) %}{% for i in range(1000) %}"
+      "{% set ns.x = {'a': ns.x} %}{% endfor %}");
+  expect_stopped(
+      "{% set ns = namespace(x=[1]) %}{% for i in range(1000) %}"
+      "{% set ns.x = ns.x|map('string') %}{% endfor %}{{ ns.x|list }}");
   expect_stopped("{% macro f() %}{% for x in [1, 2] if f() %}{% endfor %}{% endmacro %}{{ f() }}");
   // Namespaces inside namespaces are no recursion for us: they end with the rendering.
   EXPECT_TRUE(on_small_stack("{% set ns = namespace(x=1) %}{% for i in range(50000) %}"
                              "{% set ns.x = namespace(x=ns.x) %}{% endfor %}")
                   .status.ok());
-  EXPECT_TRUE(on_small_stack("{% set ns = namespace(x=1) %}{% for i in range(30000) %}"
-                             "{% macro f() %}{{ ns }}{% endmacro %}{% set ns.x = [f] %}{% endfor %}")
-                  .status.ok());
-  expect_survived("{% set ns = namespace(l=1) %}{% for i in range(20000) %}"
-                  "{% for x in [ns.l] %}{{ loop.changed(loop, ns.l) }}{% set ns.l = loop %}"
-                  "{% endfor %}{% endfor %}");
+  EXPECT_TRUE(
+      on_small_stack("{% set ns = namespace(x=1) %}{% for i in range(30000) %}"
+                     "{% macro f() %}{{ ns }}{% endmacro %}{% set ns.x = [f] %}{% endfor %}")
+          .status.ok());
+  expect_survived(
+      "{% set ns = namespace(l=1) %}{% for i in range(20000) %}"
+      "{% for x in [ns.l] %}{{ loop.changed(loop, ns.l) }}{% set ns.l = loop %}"
+      "{% endfor %}{% endfor %}");
 }
 
 TEST(JinjaHostile, IteratorsThatReachThemselvesAreSafe) {
-  expect_survived("{% set ns = namespace() %}{% macro f() %}{{ ns.l.length }}{% endmacro %}"
-                  "{% for x in [1,2,3] if not (loop is defined and f()) %}{% set ns.l = loop %}"
-                  "{{ loop.length }}{{ loop.last }}{{ loop }}{% endfor %}");
-  expect_survived("{% set ns = namespace(g=none) %}"
-                  "{% macro f() %}{{ ns.g|list if ns.g else '' }}{% endmacro %}"
-                  "{% for x in [1,2,3] if f() == '' or true %}"
-                  "{% set ns.g = loop|map('first') %}{{ ns.g|list }}{% endfor %}");
-  expect_survived("{% set ns = namespace(a=1) %}{% for x in [1,2,3] if ns.a %}"
-                  "{% set ns.b = loop %}{% set ns['c'] = 1 %}{{ ns }}{% endfor %}");
+  expect_survived(
+      "{% set ns = namespace() %}{% macro f() %}{{ ns.l.length }}{% endmacro %}"
+      "{% for x in [1,2,3] if not (loop is defined and f()) %}{% set ns.l = loop %}"
+      "{{ loop.length }}{{ loop.last }}{{ loop }}{% endfor %}");
+  expect_survived(
+      "{% set ns = namespace(g=none) %}"
+      "{% macro f() %}{{ ns.g|list if ns.g else '' }}{% endmacro %}"
+      "{% for x in [1,2,3] if f() == '' or true %}"
+      "{% set ns.g = loop|map('first') %}{{ ns.g|list }}{% endfor %}");
+  expect_survived(
+      "{% set ns = namespace(a=1) %}{% for x in [1,2,3] if ns.a %}"
+      "{% set ns.b = loop %}{% set ns['c'] = 1 %}{{ ns }}{% endfor %}");
 }
 
 TEST(JinjaHostile, MemoryStaysSmall) {
   rusage before{}, after{};
   getrusage(RUSAGE_SELF, &before);
-  expect_stopped("{% set ns = namespace(s='ab') %}{% for i in range(100) %}"
-                 "{% set ns.s = ns.s + ns.s %}{{ ns.s }}{% endfor %}");
+  expect_stopped(
+      "{% set ns = namespace(s='ab') %}{% for i in range(100) %}"
+      "{% set ns.s = ns.s + ns.s %}{{ ns.s }}{% endfor %}");
   expect_stopped("{{ (('ab' * 10**7) ~ ('c' * 10**7)).split('b')|map('upper')|list|tojson }}");
   getrusage(RUSAGE_SELF, &after);
   EXPECT_LT(after.ru_maxrss - before.ru_maxrss, 160 * 1024) << "KiB";

@@ -48,24 +48,25 @@ TEST(JinjaReference, RendersWhatJinja2Renders) {
 }
 
 TEST(JinjaErrors, SyntaxErrorsAreCorruptAndNameTheLine) {
-  for (const auto& [source, line] : std::vector<std::pair<std::string, int>>{
-           {"a\nb {{ 1 + }}", 2},
-           {"{% if a %}\n\n{% endfor %}", 3},
-           {"\n{% nosuch %}", 2},
-           {"{{ a|nosuch }}", 1},
-           {"\n\n{{ a is nosuch }}", 3},
-           {"{# open", 1},
-           {"x\n{% raw %}", 2},
-           {"{{ 'open }}", 1},
-           {"\n{{ (1] }}", 2},
-           {"{% break %}", 1},
-           {"{{ f(a=1, a=2) }}", 1},
-           {"{{ 99999999999999999999 }}", 1}}) {
+  for (const auto& [source, line] :
+       std::vector<std::pair<std::string, int>>{{"a\nb {{ 1 + }}", 2},
+                                                {"{% if a %}\n\n{% endfor %}", 3},
+                                                {"\n{% nosuch %}", 2},
+                                                {"{{ a|nosuch }}", 1},
+                                                {"\n\n{{ a is nosuch }}", 3},
+                                                {"{# open", 1},
+                                                {"x\n{% raw %}", 2},
+                                                {"{{ 'open }}", 1},
+                                                {"\n{{ (1] }}", 2},
+                                                {"{% break %}", 1},
+                                                {"{{ f(a=1, a=2) }}", 1},
+                                                {"{{ 99999999999999999999 }}", 1}}) {
     const auto compiled = Template::compile(source);
     ASSERT_FALSE(compiled.ok()) << source;
     EXPECT_EQ(absl::StatusCode::kDataLoss, compiled.status().code()) << source;
     EXPECT_EQ(0u, compiled.status().message().find("line " + std::to_string(line) + ": "))
-        << source << "\n" << compiled.status();
+        << source << "\n"
+        << compiled.status();
   }
   EXPECT_EQ(absl::StatusCode::kDataLoss, Template::compile("\xff").status().code());
 }
@@ -82,15 +83,15 @@ TEST(JinjaErrors, RunTimeErrorsNameLineAndReason) {
   EXPECT_EQ("line 3: UndefinedError: 'x' is undefined", undefined.message());
   EXPECT_EQ("line 1: TypeError: can only concatenate str (not \"NoneType\") to str",
             render("{{ 'a' + none }}").status().message());
-  EXPECT_EQ("line 2: UndefinedError: 'dict object' has no attribute 'b'",
-            render("{% macro f(m) %}\n{{ m.b.c }}{% endmacro %}{{ f({'a': 1}) }}").status().message());
+  EXPECT_EQ(
+      "line 2: UndefinedError: 'dict object' has no attribute 'b'",
+      render("{% macro f(m) %}\n{{ m.b.c }}{% endmacro %}{{ f({'a': 1}) }}").status().message());
 }
 
 TEST(JinjaErrors, TheSandboxForbidsChangesAndInternals) {
-  for (const char* source :
-       {"{{ [1].append(2) }}", "{{ {'a': 1}.update({}) }}", "{{ {'a': 1}.pop('a') }}",
-        "{{ ''.__class__.__mro__ }}", "{{ x.__init__.__globals__ }}",
-        "{{ '{0.__class__.x}'.format(1) }}"}) {
+  for (const char* source : {"{{ [1].append(2) }}", "{{ {'a': 1}.update({}) }}",
+                             "{{ {'a': 1}.pop('a') }}", "{{ ''.__class__.__mro__ }}",
+                             "{{ x.__init__.__globals__ }}", "{{ '{0.__class__.x}'.format(1) }}"}) {
     const Status s = render(source, Json{{"x", 1}}).status();
     EXPECT_EQ(absl::StatusCode::kDataLoss, s.code()) << source << s;
     EXPECT_NE(std::string::npos, s.message().find("SecurityError")) << source << s;
@@ -107,7 +108,8 @@ TEST(JinjaTemplate, TellsTheVariablesItReads) {
 }
 
 TEST(JinjaTemplate, KeepsTheOrderOfKeysAndLargeNumbers) {
-  const Json v = Json::parse(R"({"d":{"z":1,"a":18446744073709551615,"m":[1.0,1e2,-0.5,true,null]}})");
+  const Json v =
+      Json::parse(R"({"d":{"z":1,"a":18446744073709551615,"m":[1.0,1e2,-0.5,true,null]}})");
   EXPECT_EQ(R"({"z": 1, "a": 18446744073709551615, "m": [1.0, 100.0, -0.5, true, null]})",
             text("{{ d|tojson }}", v));
   EXPECT_EQ("True", text("{{ d.a > 9223372036854775807 }}", v));

@@ -47,7 +47,8 @@ TEST(ToolCalls, WithoutAFormatEverythingIsText) {
 TEST(ToolCalls, HermesCallsComeOutBetweenTexts) {
   const ToolFormat f = ToolFormat::kHermes;
   expect(f, "Just text. <b> 1 < 2", "|Just text. <b> 1 < 2");
-  expect(f, "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": [2.50]}}\n</tool_call>",
+  expect(f,
+         "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": [2.50]}}\n</tool_call>",
          "<call_1 add {\"a\": 1, \"b\": [2.50]}>");
   expect(f,
          "Let me look.\n<tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call>\n"
@@ -112,20 +113,22 @@ TEST(ToolCalls, LlamaAnswersWithAnObject) {
 }
 
 TEST(ToolCalls, DeepSeekR1FencesItsArguments) {
-  expect(ToolFormat::kDeepSeekR1,
-         "Looking.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n"
-         "```json\n{\"city\": \"Paris\"}\n```<｜tool▁call▁end｜>\n"
-         "<｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{\"a\": 1}\n```<｜tool▁call▁end｜>"
-         "<｜tool▁calls▁end｜>",
-         "|Looking.<call_1 get_weather {\"city\": \"Paris\"}><call_2 add {\"a\": 1}>");
+  expect(
+      ToolFormat::kDeepSeekR1,
+      "Looking.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n"
+      "```json\n{\"city\": \"Paris\"}\n```<｜tool▁call▁end｜>\n"
+      "<｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{\"a\": 1}\n```<｜tool▁call▁end｜>"
+      "<｜tool▁calls▁end｜>",
+      "|Looking.<call_1 get_weather {\"city\": \"Paris\"}><call_2 add {\"a\": 1}>");
   expect(ToolFormat::kDeepSeekR1, "<｜User｜> 你好 <｜tool", "|<｜User｜> 你好 <｜tool");
 }
 
 TEST(ToolCalls, DeepSeekV31NamesComeFirst) {
-  expect(ToolFormat::kDeepSeekV31,
-         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": \"b\"}<｜tool▁call▁end｜>"
-         "<｜tool▁call▁begin｜>g<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>done",
-         "<call_1 f {\"a\": \"b\"}><call_2 g {}>|done");
+  expect(
+      ToolFormat::kDeepSeekV31,
+      "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{\"a\": \"b\"}<｜tool▁call▁end｜>"
+      "<｜tool▁call▁begin｜>g<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>done",
+      "<call_1 f {\"a\": \"b\"}><call_2 g {}>|done");
 }
 
 TEST(ToolCalls, IdsContinueWhereTheHostSays) {

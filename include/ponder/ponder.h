@@ -567,15 +567,15 @@ enum {
   PONDER_EVENT_THOUGHT = 3,     /* text: a piece of the chain of thought */
   PONDER_EVENT_THOUGHT_END = 4, /* finish: who closed it: STOP (the model), BUDGET or HOST */
   PONDER_EVENT_ANSWER = 5,      /* text: a piece of the answer */
-  PONDER_EVENT_TOOL_CALL = 6,   /* name, id, text: the arguments, complete JSON; reserved: no
-                                   release sends it yet, calls come as answer text */
+  PONDER_EVENT_TOOL_CALL = 6,   /* name, id, text: the arguments, complete JSON. Where the chat has
+                                   tools and the model's template shows how it calls them */
   PONDER_EVENT_FINISHED = 7     /* finish: why; the last event */
 };                              /* new kinds may appear: skip what you do not know */
 
 enum {
   PONDER_FINISH_STOP = 1,      /* the model ended, or a stop text was met */
   PONDER_FINISH_LENGTH = 2,    /* max_tokens, or the context is full */
-  PONDER_FINISH_TOOL = 3,      /* reserved: the model calls a tool */
+  PONDER_FINISH_TOOL = 3,      /* the model ended after calling tools */
   PONDER_FINISH_CANCELLED = 4, /* by cancel, or its session's destroy */
   PONDER_FINISH_BUDGET = 5,    /* THOUGHT_END only: a thought budget */
   PONDER_FINISH_HOST = 6       /* THOUGHT_END only: close_thought, or REASONING_OFF */

@@ -4,7 +4,7 @@
 #include <array>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
+#include "lib/base/hash_map.h"
 #include "lib/text/tokenizer_added.h"
 #include "lib/text/tokenizer_bpe.h"
 #include "lib/text/tokenizer_bytes.h"
@@ -65,7 +65,7 @@ struct Tokenizer::Tables {
     std::vector<int32_t> symbols;
     std::string key, spelled;
     // Where the ids of a word stand in the result already, for texts worth it.
-    absl::flat_hash_map<absl::string_view, std::pair<uint32_t, uint32_t>> seen;
+    HashMap<absl::string_view, std::pair<uint32_t, uint32_t>> seen;
     bool remember = false;
     bool plain = false;  // added tokens are ordinary text
   };
@@ -73,8 +73,8 @@ struct Tokenizer::Tables {
   std::vector<TokenizerSpec::Piece> pieces;  // what the views below point into
   std::vector<TokenizerSpec::AddedToken> added;
 
-  absl::flat_hash_map<absl::string_view, int32_t> model;      // the model's own vocabulary
-  absl::flat_hash_map<absl::string_view, int32_t> added_ids;  // by text
+  HashMap<absl::string_view, int32_t> model;      // the model's own vocabulary
+  HashMap<absl::string_view, int32_t> added_ids;  // by text
   std::vector<absl::string_view> spelling;                    // by id, as the next two
   std::vector<uint8_t> flags;
   std::vector<uint32_t> byte_ends;  // id's bytes end here in byte_pool, and start at the one before
@@ -92,10 +92,10 @@ struct Tokenizer::Tables {
   // Byte-level: the words need not be spelled out, each byte has its piece.
   bool direct_bytes = false;
   std::array<int32_t, 256> byte_ids;
-  absl::flat_hash_map<std::string, int32_t> whole_words;  // for ignore_merges, by bytes
+  HashMap<std::string, int32_t> whole_words;  // for ignore_merges, by bytes
 
   // Added tokens that the normalizer changes are decoded from their normalised text.
-  absl::flat_hash_map<int32_t, std::string> decoded_as;
+  HashMap<int32_t, std::string> decoded_as;
   AddedTokenMatcher raw_matcher, normalized_matcher;
   NormalizerSteps normalizer;
   PreTokenizerSteps pre_tokenizer;

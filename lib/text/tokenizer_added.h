@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/string_view.h"
+#include "lib/base/hash_map.h"
 #include "lib/base/status.h"
 
 namespace ponder {
@@ -45,7 +45,7 @@ class AddedTokenMatcher {
 
   std::vector<Token> tokens_;
   std::vector<Node> nodes_ = std::vector<Node>(1);
-  absl::flat_hash_map<uint64_t, uint32_t> children_;  // node << 8 | byte
+  HashMap<uint64_t, uint32_t> children_;  // node << 8 | byte
   bool starts_[256] = {};
 };
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
+#include "lib/base/hash_map.h"
 
 namespace ponder {
 
@@ -55,7 +55,7 @@ class BpeMerges {
   void apply_short(std::vector<int32_t>& symbols, Scratch& scratch) const;
   void apply_long(std::vector<int32_t>& symbols, Scratch& scratch) const;
 
-  absl::flat_hash_map<uint64_t, Merge> merges_;
+  HashMap<uint64_t, Merge> merges_;
 };
 
 }  // namespace ponder

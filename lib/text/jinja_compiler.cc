@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <utility>
@@ -326,8 +327,9 @@ class Compiler {
     const auto [it, added] =
         texts_.try_emplace(text, static_cast<uint32_t>(program_->constants.size()));
     if (added) {
-      auto* str = new Str(text);
-      program_->owned.emplace_back(str);
+      auto made = std::make_unique<Str>(text);
+      Str* const str = made.get();
+      program_->owned.push_back(std::move(made));
       str->length();  // counted now: constants are shared between threads
       str->make_immortal();
       program_->constants.push_back(Value::object(Type::kStr, str));

@@ -1,6 +1,7 @@
 #include "lib/text/jinja_interpreter.h"
 
 #include <algorithm>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "lib/text/jinja_ops.h"
@@ -85,10 +86,11 @@ void Interpreter::drop_buffers(size_t keep) {
 }
 
 Ref<Activation> Interpreter::activation(const Function& function, Ref<Activation> parent) {
-  auto* a = new Activation;
-  a->slots.resize(function.slot_names.size());
-  a->parent = std::move(parent);
-  return c_.adopt_ref(a, 0, sizeof(Activation) + a->slots.size() * sizeof(Value));
+  auto made = std::make_unique<Activation>();
+  made->slots.resize(function.slot_names.size());
+  made->parent = std::move(parent);
+  const size_t bytes = sizeof(Activation) + made->slots.size() * sizeof(Value);
+  return c_.adopt_ref(made.release(), 0, bytes);
 }
 
 Activation& Interpreter::outer(uint32_t hops) {

@@ -50,7 +50,9 @@ struct ponder_session {
 struct ponder_generation {
   std::shared_ptr<ponder::engine::Generation> generation;
   ponder::engine::Event event;  // what the last ponder_event points into
-  bool finished = false;        // FINISHED has been handed out
+  // FINISHED has been handed out. Atomic, for a wait from a waker (refused, but not undefined) may
+  // meet a next of the handle's own thread.
+  std::atomic<bool> finished = false;
   void* user_data = nullptr;
 };
 

@@ -109,7 +109,7 @@ static ponder_status attempt(int32_t drive) {
   return st;
 }
 
-static void fail_at_any_call(int32_t drive, int from_then_on) {
+static void fail_at_any_call(int32_t drive, int from_then_on, int all) {
   long n, calls, before, tried = 0, failed = 0;
   ponder_status st;
   CHECK_OK(attempt(drive)); /* whatever is made once per process is made now */
@@ -121,7 +121,7 @@ static void fail_at_any_call(int32_t drive, int from_then_on) {
   calls = armed_calls;
   stays = from_then_on;
   /* The first ones all, then ever wider steps of different length, so that all kinds are met. */
-  for (n = 1; n <= calls; n += n < 200 ? 1 : n / 90 + n % 7) {
+  for (n = 1; n <= calls; n += all || n < 200 ? 1 : n / 90 + n % 7) {
     armed_calls = 0;
     __atomic_store_n(&fail_at, n, __ATOMIC_SEQ_CST);
     st = attempt(drive);
@@ -141,16 +141,23 @@ static void fail_at_any_call(int32_t drive, int from_then_on) {
   CHECK(live <= before + 8); /* the system keeps a few per thread that lived */
 }
 
-static void one_call_fails(void) { fail_at_any_call(PONDER_DRIVE_THREAD, 0); }
+static void one_call_fails(void) { fail_at_any_call(PONDER_DRIVE_THREAD, 0, 0); }
 static void one_call_fails_in_a_host_driven_runtime(void) {
-  fail_at_any_call(PONDER_DRIVE_HOST, 0);
+  fail_at_any_call(PONDER_DRIVE_HOST, 0, 0);
 }
-static void all_calls_fail_from_then_on(void) { fail_at_any_call(PONDER_DRIVE_THREAD, 1); }
+static void all_calls_fail_from_then_on(void) { fail_at_any_call(PONDER_DRIVE_THREAD, 1, 0); }
+
+/* A minute's work, so only when asked for by name. */
+static void every_call_fails_in_turn(void) {
+  fail_at_any_call(PONDER_DRIVE_THREAD, 0, 1);
+  fail_at_any_call(PONDER_DRIVE_HOST, 0, 1);
+}
 
 int main(int argc, char **argv) {
   harness_begin(argc, argv);
   RUN(one_call_fails);
   RUN(one_call_fails_in_a_host_driven_runtime);
   RUN(all_calls_fail_from_then_on);
+  if (argc > 1) RUN(every_call_fails_in_turn);
   return harness_end();
 }

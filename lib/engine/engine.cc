@@ -350,7 +350,6 @@ bool Engine::plan() {
     culprit_ = nullptr;
   }
   if (step.items.empty()) {
-    told();  // failures may have been told
     reap();
     return false;
   }
@@ -362,7 +361,7 @@ bool Engine::plan() {
     step_->slices.push_back({item.first_row, item.rows, item.first_position, item.pages});
   }
   step_->batch = {step_->tokens, step_->positions, step_->slices, step_->logit_rows};
-  told();
+  tell();
   return true;
 }
 
@@ -474,7 +473,6 @@ void Engine::commit() {
     }
   }
   step_.reset();
-  told();
   reap();
 }
 
@@ -563,37 +561,41 @@ void Engine::abandon(const Status& failure) {
     for (const auto& s : running_) fail(s.get(), failure);
   }
   step_.reset();
-  told();
   reap();
 }
 
 void Engine::reap() {
-  bool news = false;
-  for (auto* queue : {&waiting_, &running_}) {
-    for (const auto& s : *queue) {
-      if (s->ended || !s->state->cancelled.load()) continue;
-      absl::MutexLock lock(&mu_);
-      culprit_ = s.get();
-      finish(s.get(), Finish::kCancelled);
-      culprit_ = nullptr;
-      news = true;
+  {
+    absl::MutexLock lock(&mu_);
+    for (auto* queue : {&waiting_, &running_}) {
+      for (const auto& s : *queue) {
+        if (s->ended || !s->state->cancelled.load()) continue;
+        culprit_ = s.get();
+        finish(s.get(), Finish::kCancelled);
+        culprit_ = nullptr;
+      }
     }
   }
   if (step_ && std::all_of(step_->items.begin(), step_->items.end(),
                            [](const Item& item) { return item.sequence->ended; })) {
     step_.reset();
   }
-  if (!step_) {
-    // Ended sequences leave between steps: a running step still refers to them.
-    for (auto* queue : {&waiting_, &running_}) {
-      queue->erase(std::remove_if(queue->begin(), queue->end(),
-                                  [](const auto& s) { return s->ended; }),
-                   queue->end());
-    }
+  tell();
+  if (step_) return;
+  // Ended sequences leave between steps: a running step still refers to them.
+  for (auto* queue : {&waiting_, &running_}) {
+    queue->erase(
+        std::remove_if(queue->begin(), queue->end(), [](const auto& s) { return s->ended; }),
+        queue->end());
   }
-  if (news) told();
 }
 
-void Engine::told() { model_->runtime()->wake_host(); }
+void Engine::tell() {
+  bool news = false;
+  for (auto* queue : {&waiting_, &running_}) {
+    for (const auto& s : *queue) news |= s->state->wake();
+  }
+  if (news) model_->runtime()->wake_host();
+}
 
 }  // namespace ponder::engine

@@ -114,12 +114,12 @@ class Engine {
   void commit() ABSL_LOCKS_EXCLUDED(mu_);
   void take_token(Sequence& s, const SampledToken& token) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void abandon(const Status& failure);  // every sequence of the step fails
-  void reap();                          // cancelled and ended ones leave
+  void reap();  // cancelled and ended sequences leave, their hosts are told
   void set_admitted(Sequence* sequence, bool admitted);
   void set_ended(Sequence* sequence);
   void finish(Sequence* sequence, Finish reason);
   void fail(Sequence* sequence, const Status& status);
-  void told();  // something was published
+  void tell() ABSL_LOCKS_EXCLUDED(mu_);  // wakes the hosts of what was published
   int64_t row_budget() const;
 
   Model* model_;

@@ -10,41 +10,34 @@
 namespace ponder::engine {
 
 void GenerationState::publish(Event event) {
-  mu_.Lock();
-  if (ended_) {
-    mu_.Unlock();
-    return;
-  }
+  absl::MutexLock lock(&mu_);
+  if (ended_) return;
   const bool last = event.kind == EventKind::kFinished;
-  try {
-    events_.push_back(std::move(event));
-  } catch (...) {
-    mu_.Unlock();
-    throw;
-  }
+  events_.push_back(std::move(event));
   ended_ = last;
-  wake_and_unlock();
+  news_ = wake_due_ = true;
 }
 
 void GenerationState::fail(const Status& status) {
-  mu_.Lock();
-  if (ended_) {
-    mu_.Unlock();
-    return;
-  }
+  absl::MutexLock lock(&mu_);
+  if (ended_) return;
   ended_ = true;
   failure_ = status;
-  wake_and_unlock();
+  news_ = wake_due_ = true;
 }
 
-void GenerationState::wake_and_unlock() {
-  news_ = true;
-  const Waker waker = waker_;
-  ++waking_;
-  mu_.Unlock();
+bool GenerationState::wake() {
+  Waker waker;
+  {
+    absl::MutexLock lock(&mu_);
+    if (!std::exchange(wake_due_, false)) return false;
+    waker = waker_;
+    ++waking_;
+  }
   waker.wake();
   absl::MutexLock lock(&mu_);
   --waking_;
+  return true;
 }
 
 void GenerationState::retire_waker() {

@@ -73,9 +73,11 @@ struct Waker {
 // Shared by the driver (which publishes) and the Generation (which pulls).
 class GenerationState {
  public:
-  // Driver side. The waker runs after the lock is given back.
+  // Driver side. The driver publishes with its own lock held and calls wake() after giving it back:
+  // the host's waker runs without any lock of ours.
   void publish(Event event);
   void fail(const Status& status);  // the last thing published; takes no memory
+  bool wake();  // runs the waker if anything was published since the last time, and says so
   void update(const GenerationStats& stats);
 
   // Host side.
@@ -94,13 +96,11 @@ class GenerationState {
   std::atomic<bool> close_thought{false};
 
  private:
-  // Gives the lock back, calls the waker, and counts it while it runs.
-  void wake_and_unlock() ABSL_UNLOCK_FUNCTION(mu_);
-
   mutable absl::Mutex mu_;
   std::deque<Event> events_ ABSL_GUARDED_BY(mu_);
   Status failure_ ABSL_GUARDED_BY(mu_);
-  bool news_ ABSL_GUARDED_BY(mu_) = false;
+  bool news_ ABSL_GUARDED_BY(mu_) = false;      // take_news() has not told it yet
+  bool wake_due_ ABSL_GUARDED_BY(mu_) = false;  // wake() has not told it yet
   bool ended_ ABSL_GUARDED_BY(mu_) = false;  // FINISHED or failure has been published
   GenerationStats stats_ ABSL_GUARDED_BY(mu_);
   Waker waker_ ABSL_GUARDED_BY(mu_);

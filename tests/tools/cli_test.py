@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -519,9 +520,18 @@ class Terminal:
     def send(self, data):
         os.write(self.fd, data)
 
-    def close(self):
+    def prompt(self):
+        """Until the line editor reads: what is typed before it has the terminal is not its to edit."""
+        text = self.read_until(rb"> ")
+        time.sleep(0.3)
+        return text
+
+    def close(self, timeout=60):
         if self.status is None:
+            killer = threading.Timer(timeout, os.kill, (self.pid, signal.SIGKILL))
+            killer.start()
             self.rest()
+            killer.cancel()
             _, status = os.waitpid(self.pid, 0)
             self.status = os.waitstatus_to_exitcode(status)
             os.close(self.fd)
@@ -565,34 +575,34 @@ class OnATerminal(Case):
 
     def test_chat_answers_remembers_and_leaves(self):
         terminal = self.open("chat", "--greedy")
-        terminal.read_until(rb"> ")
+        terminal.prompt()
         terminal.send(PUZZLE.encode() + b"\n")
         text = terminal.read_until(rb"tokens/s\)[^\n]*\n")
         self.assertIn(b"= 21", text)
-        terminal.read_until(rb"> ")
+        terminal.prompt()
         terminal.send(b"/budget 5\n")
         terminal.read_until(rb"at most 5 tokens")
-        terminal.read_until(rb"> ")
+        terminal.prompt()
         terminal.send(HOPELESS.encode() + b"\n")
         text = terminal.read_until(rb"tokens/s\)[^\n]*\n")
         self.assertIn(b"closed by its budget", text)
         self.assertRegex(text, rb"prompt [4-9]\d tokens")  # both turns
-        terminal.read_until(rb"> ")
+        terminal.prompt()
         terminal.send(b"/nonsense\n")
         terminal.read_until(rb"no such command")
-        terminal.read_until(rb"> ")
+        terminal.prompt()
         terminal.send(b"/exit\n")
         self.assertEqual(terminal.close(), 0)
 
     @unittest.skipUnless(LINE_EDITING, "built without libedit")
     def test_ctrl_c_in_chat_answers_now_then_cancels_then_leaves(self):
         terminal = self.open("chat", "--greedy", "--device", "ref", "--threads", "1")
-        terminal.read_until(rb"> ")
+        terminal.prompt()
         terminal.send(HOPELESS.encode() + b"\n")
         terminal.read_until(rb"left")
         terminal.send(b"\x03")
         self.assertIn(b"closed by you", terminal.read_until(rb"tokens/s\)[^\n]*\n"))
-        terminal.read_until(rb"> ")
+        terminal.prompt()
         terminal.send(b"half a line\x03")  # empties the line
         time.sleep(0.3)
         terminal.send(b"\x03")  # leaves
@@ -601,13 +611,14 @@ class OnATerminal(Case):
     @unittest.skipUnless(LINE_EDITING, "built without libedit")
     def test_lines_can_be_edited_and_recalled(self):
         terminal = self.open("chat", "--greedy", "--max-tokens", "3")
-        greeting = re.sub(rb"\r?loading[^\x1b]*|\x1b\[K|\r", b"", terminal.read_until(rb"> "))
+        greeting = re.sub(rb"\r?loading[^\x1b]*|\x1b\[K|\r", b"", terminal.prompt())
         self.assertEqual(greeting, b"countdown: 1024 tokens of context. /help lists the commands.\n> ")
         terminal.send(b"/budxet 7\x1b[D\x1b[D\x1b[D\x1b[D\x7fg\n")  # back four, the x becomes a g
         terminal.read_until(rb"at most 7 tokens")
-        terminal.read_until(rb"> ")
+        terminal.prompt()
         terminal.send(b"\x1b[A\n")  # the last line again
         terminal.read_until(rb"at most 7 tokens")
+        terminal.prompt()
         terminal.send(b"\x04")
         self.assertEqual(terminal.close(), 0)
 

@@ -53,8 +53,67 @@ class PackedWeight {
   uint64_t bytes = 0;  // memory held beyond the mapped file
 };
 
+// A mixture's experts in the form that a backend likes best. Made by pack_experts.
+class PackedExperts {
+ public:
+  virtual ~PackedExperts() = default;
+  int64_t experts = 0;  // X
+  int64_t hidden = 0;   // D
+  int64_t width = 0;    // F of one expert
+  uint64_t bytes = 0;   // memory held beyond the mapped file, whatever the expert cache holds aside
+};
+
+// One expert's matrices: silu(gate x) * (up x), then down.
+struct ExpertWeights {
+  WeightData gate, up;  // [F, D]
+  WeightData down;      // [D, F]
+};
+
+// Where the experts of one layer come from, on demand. Any thread may call find at any time while
+// the model lives: experts that do not stay in memory are read again when they are chosen.
+class ExpertSource {
+ public:
+  virtual ~ExpertSource() = default;
+  virtual int64_t experts() const = 0;
+  // The expert's tensors, shapes checked. io_error: reading failed.
+  virtual StatusOr<ExpertWeights> find(int64_t expert) const = 0;
+  // The packed copy is made: mapped pages may leave memory.
+  virtual void drop(const ExpertWeights& weights) const = 0;
+};
+
+// What an expert cache did since it was made.
+struct ExpertCacheStats {
+  uint64_t budget_bytes = 0;  // 0: everything stays
+  uint64_t held_bytes = 0;
+  uint64_t hits = 0, misses = 0;  // an expert wanted by a step, whatever the number of its rows
+  uint64_t bytes_read = 0;        // from the checkpoint, for misses and read-ahead
+};
+
+// Memory for the packed experts of all layers of one model: those used longest ago make room for
+// those that are wanted. Made by Backend::make_expert_cache, outlives the PackedExperts that use it.
+class ExpertCache {
+ public:
+  virtual ~ExpertCache() = default;
+  virtual ExpertCacheStats stats() const = 0;  // any thread
+};
+
+// The up-projection of multi-head latent attention, W^UK and W^UV (DeepSeek-V2, arXiv 2405.04434,
+// equations 10, 11), in one of two forms: `kv` [H * (N + U), R], each head's N rows of W^UK and then
+// its U rows of W^UV, as Hugging Face's kv_b_proj; or `k_transposed` [H * R, N] and `v` [H * U, R],
+// as GGUF's attn_k_b and attn_v_b. The unused form's names are empty.
+struct MlaUpWeights {
+  WeightData kv;
+  WeightData k_transposed, v;
+  int64_t heads = 0;      // H
+  int64_t nope_dim = 0;   // N: a head's query and key width without rotary part
+  int64_t value_dim = 0;  // U
+  int64_t rank = 0;       // R: of the latent
+};
+
 struct PackOptions {
   Precision precision = Precision::kAuto;
+  // Where experts live when not all of them stay in memory; null: all stay.
+  ExpertCache* expert_cache = nullptr;
 };
 
 // ---- the step --------------------------------------------------------------------------------
@@ -82,7 +141,8 @@ struct KvShape {
   int64_t layers = 0;
   int64_t heads = 0;  // G
   int64_t k_dim = 0;  // E of keys
-  int64_t v_dim = 0;  // E of values
+  int64_t v_dim = 0;  // E of values; 0: multi-head latent attention, whose "key" of k_dim = R + P
+                      // numbers is the latent and then the rotary key that all heads share
 };
 
 // How a backend arranges it. The bytes inside a page are the backend's own affair.
@@ -161,6 +221,60 @@ struct AttentionParams {
   Tensor out;  // [T, H*E of values]
 };
 
+struct MlaWriteParams {
+  KvLayer cache;
+  Tensor latent;  // [T, R], after its norm
+  Tensor k_rope;  // [T, P], turned already
+  const Batch* batch;
+};
+
+// Multi-head latent attention over cached latents (DeepSeek-V2, arXiv 2405.04434, section 2.1).
+// Per head: softmax(scale * (q_nope . (W^UK c) + q_rope . k_rope)) over the W^UV c. A backend may
+// expand the latents to keys and values or fold W^UK into the query and W^UV into the result; the
+// values are the same but for rounding, and which one it does for a row depends on nothing that the
+// promise above rules out.
+struct MlaAttentionParams {
+  Tensor q_nope;  // [T, H, N]
+  Tensor q_rope;  // [T, H, P], turned already
+  KvLayer cache;
+  const PackedWeight* up;  // by pack_mla
+  const Batch* batch;      // row t sees positions 0 .. positions[t] of its own sequence
+  float scale;
+  Tensor out;  // [T, H * U]
+};
+
+// How a mixture's router chooses. DeepSeek-V3 (arXiv 2412.19437, equations 12 to 16, and
+// inference/model.py, class Gate), DeepSeek-V2 and Qwen3 (softmax).
+struct RouterParams {
+  int32_t top_k = 1;
+  int32_t groups = 1;       // the X experts fall into so many equal runs
+  int32_t groups_kept = 1;  // experts outside the best so many groups are not chosen
+  bool sigmoid = false;     // else softmax over all X
+  // A group's score: the sum of its two best (V3) instead of its best (V2).
+  bool group_by_top2 = false;
+  bool normalize = false;  // the chosen weights are divided by their sum
+  float scale = 1;         // then multiplied by this
+};
+
+struct RouteParams {
+  Tensor logits;  // [T, X]
+  Tensor bias;    // [X], added to the scores for choosing, not for weighing; rank 0: none
+  RouterParams router;
+  Tensor ids;      // i32 [T, k], ascending expert numbers; among equal scores the lower one is chosen
+  Tensor weights;  // [T, k]
+};
+// route is corrupt_error when a row's scores are not finite.
+
+struct ExpertsParams {
+  Tensor x;                // [T, D]
+  Tensor ids;              // i32 [T, k], by route
+  Tensor weights;          // [T, k]
+  PackedExperts* experts;  // by pack_experts
+  // [T, D]: the sum over a row's experts, in ascending order, of weight * down(silu(gate x) * up x)
+  Tensor out;
+};
+// experts is io_error when an expert could not be read; the step has failed, the model lives on.
+
 struct GatherRowsParams {
   Tensor x;                       // [T, D]
   std::span<const int32_t> rows;  // [R]
@@ -185,6 +299,13 @@ class Backend {
                                                               const PackOptions& options) = 0;
   // An embedding table [V, D]; keeps the mapped bytes where the device can read them.
   virtual StatusOr<std::unique_ptr<PackedWeight>> pack_table(const WeightData& table) = 0;
+  virtual StatusOr<std::unique_ptr<PackedWeight>> pack_mla(const MlaUpWeights& up,
+                                                           const PackOptions& options);
+  // With options.expert_cache nothing is read now; else all of `source` is, and source is let go.
+  virtual StatusOr<std::unique_ptr<PackedExperts>> pack_experts(
+      std::unique_ptr<ExpertSource> source, const PackOptions& options);
+  // A cache that never holds more than `budget_bytes` of packed experts.
+  virtual StatusOr<std::unique_ptr<ExpertCache>> make_expert_cache(uint64_t budget_bytes);
 
   // Which cache types the backend can read; `wanted` unsupported is unsupported_error.
   virtual StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) const = 0;
@@ -208,6 +329,11 @@ class Backend {
   virtual Status kv_write(const KvWriteParams& p) = 0;
   virtual Status attention(const AttentionParams& p) = 0;
   virtual Status gather_rows(const GatherRowsParams& p) = 0;
+  // These, and the packing for them, are unsupported_error on a backend that does not have them.
+  virtual Status mla_write(const MlaWriteParams& p);
+  virtual Status mla_attention(const MlaAttentionParams& p);
+  virtual Status route(const RouteParams& p);
+  virtual Status experts(const ExpertsParams& p);
 };
 
 }  // namespace ponder

@@ -60,6 +60,9 @@ struct WeightData {
   const void* data = nullptr;
   // Keeps `data` valid: a mapped file or a buffer. Whoever keeps a pointer into data keeps this too.
   std::shared_ptr<const void> owner;
+  // f8_e4m3 only: one scale per 128 x 128 elements of a matrix, finite, [ceil(rows / 128),
+  // ceil(cols / 128)]. Null: all are 1.
+  std::shared_ptr<const float[]> scales;
 
   int64_t elements() const {
     int64_t n = 1;

@@ -11,6 +11,8 @@ namespace {
 
 #include "backends/onednn/simd_avx2.inc"
 
+#include "backends/onednn/tiles.inc"
+
 #include "backends/onednn/kernels_generic.inc"
 
 #include "backends/onednn/pack_avx2.inc"

@@ -12,6 +12,8 @@ namespace {
 
 #include "backends/onednn/simd_avx512.inc"
 
+#include "backends/onednn/tiles.inc"
+
 #include "backends/onednn/kernels_generic.inc"
 
 Kernels make_kernels() {

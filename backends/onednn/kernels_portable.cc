@@ -7,6 +7,8 @@ namespace {
 
 #include "backends/onednn/simd_portable.inc"
 
+#include "backends/onednn/tiles.inc"
+
 #include "backends/onednn/kernels_generic.inc"
 
 constexpr Kernels kKernels = generic_kernels();

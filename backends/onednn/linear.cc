@@ -72,6 +72,7 @@ Linear::Linear(const Kernels* kernels, std::unique_ptr<Brgemm> brgemm, Allocator
 StatusOr<std::unique_ptr<PackedWeight>> Linear::pack(std::span<const WeightData> parts,
                                                      const PackOptions& options) const {
   PONDER_RETURN_IF_ERROR(ref::check_weight_shapes(parts));
+  PONDER_RETURN_IF_ERROR(ref::check_plain_types(parts));
   auto weight = std::make_unique<PanelWeight>();
   bool same = true;
   for (const WeightData& part : parts) {
@@ -137,6 +138,7 @@ StatusOr<std::unique_ptr<PackedWeight>> Linear::pack(std::span<const WeightData>
 
 StatusOr<std::unique_ptr<PackedWeight>> Linear::pack_table(const WeightData& table) const {
   PONDER_RETURN_IF_ERROR(ref::check_weight_shapes({&table, 1}));
+  PONDER_RETURN_IF_ERROR(ref::check_plain_types({&table, 1}));
   auto weight = std::make_unique<TableWeight>();
   weight->rows = table.shape[0];
   weight->cols = table.shape[1];

@@ -38,9 +38,7 @@ Status linear(const LinearParams& p, Allocator* allocator, ThreadPool* pool) {
       int64_t row = n;
       const WeightData* part = weight->parts.data();
       for (; row >= part->shape[0]; ++part) row -= part->shape[0];
-      for (int64_t k = 0; k < cols; ++k) {
-        w[k] = load_element(part->data, part->dtype, row * cols + k);
-      }
+      widen_rows(*part, row, row + 1, w);
       const double bias = p.bias.rank > 0 ? p.bias.f32()[n] : 0.0;
       for (int64_t t = 0; t < rows; ++t) {
         p.out.f32()[t * p.out.stride[0] + n] =

@@ -54,7 +54,7 @@ enum QuantType : uint8_t {
   kQuantIQ4_NL,
   kQuantIQ4_XS,
   kQuantMXFP4,
-  // Codebooks, and digits of base 3: expanded column by column from whole stored blocks.
+  // Codebooks, and digits of base 3.
   kQuantIQ1_S,
   kQuantIQ1_M,
   kQuantIQ2_XXS,
@@ -85,6 +85,7 @@ struct ExpandedBlock {
   const uint8_t* q;    // [k/4][64][4]
   const float* scale;  // [k/sub][64]
   const float* min;    // [k/sub][64]; null when the type has none
+  uint8_t highest = 255;  // no q is larger
 };
 // Room that an expand function may use: q, then scales, then minima.
 struct alignas(64) ExpandRoom {

@@ -3,14 +3,13 @@
 // register loads one word of many columns. With U = k / unit stored blocks per column a block holds
 //
 //   quants        [U][words][64][4]   qs or ql
-//   further bits  [U][words][64][4]   qh, hmask
-//   byte scales   [U][words][64][4]   scales, scales_l
+//   further bits  [U][words][64][4]   qh, hmask; then signs
+//   scales        [U][words][64][4]   scales, scales_l
 //   2-byte fields [U][64] each        d; then m, dmin or scales_h; MXFP4's e is [U][64] bytes
 //
 // with two changes that cost nothing here and save work at every use: q8_0's numbers have their top
 // bit flipped, which makes them the unsigned q of quant.h, and the fifth bits of q5_0 and q5_1 are
-// dealt out so that bit j of byte b belongs to element 4 j + b. Codebook and ternary types stay
-// [64] whole stored blocks.
+// dealt out so that bit j of byte b belongs to element 4 j + b.
 #include <cstring>
 
 #include "backends/onednn/quant.h"
@@ -171,7 +170,14 @@ bool pack_mxfp4(const std::byte* const* columns, int64_t k, std::byte* out) {
   return bad;
 }
 
-// The K types and iq4_xs differ in which arrays they have.
+// Whether the d that lies in quarters in the top bits of the scales is none or infinite.
+bool non_finite_d(const BlockIQ1_M& block) {
+  uint32_t bits = 0;
+  for (int i = 0; i < 4; ++i) bits |= uint32_t{block.scales[i]} >> 12 << (4 * i);
+  return non_finite_f16(static_cast<uint16_t>(bits));
+}
+
+// Types of 256 elements differ in which arrays they have.
 template <typename Block, QuantType kType>
 bool pack_super(const std::byte* const* columns, int64_t k, std::byte* out) {
   const Source source = make_source(columns, k, kType);
@@ -187,43 +193,31 @@ bool pack_super(const std::byte* const* columns, int64_t k, std::byte* out) {
   if constexpr (requires { Block::hmask; }) {
     out = pack_words<sizeof(Block::hmask)>(source, offsetof(Block, hmask), out);
   }
+  if constexpr (requires { Block::signs; }) {
+    out = pack_words<sizeof(Block::signs)>(source, offsetof(Block, signs), out);
+  }
   if constexpr (requires { Block::scales; }) {
     out = pack_words<sizeof(Block::scales)>(source, offsetof(Block, scales), out);
   }
   if constexpr (requires { Block::scales_l; }) {
     out = pack_words<sizeof(Block::scales_l)>(source, offsetof(Block, scales_l), out);
   }
-  out = pack_halves(source, offsetof(Block, d), out, bad);
+  if constexpr (requires { Block::d; }) {
+    out = pack_halves(source, offsetof(Block, d), out, bad);
+  } else {
+    for (int64_t u = 0; u < source.blocks; ++u) {
+      for (int64_t c = 0; c < kPanel; ++c) {
+        Block block;
+        std::memcpy(&block, source.at(c, u), sizeof(block));
+        bad = bad || non_finite_d(block);
+      }
+    }
+  }
   if constexpr (requires { Block::dmin; }) {
     pack_halves(source, offsetof(Block, dmin), out, bad);
   }
   if constexpr (requires { Block::scales_h; }) {
     pack_halves(source, offsetof(Block, scales_h), out, bad, /*is_float=*/false);
-  }
-  return bad;
-}
-
-template <typename Block>
-uint16_t scale_bits(const Block& block) {
-  return block.d;
-}
-uint16_t scale_bits(const BlockIQ1_M& block) {
-  uint32_t bits = 0;
-  for (int i = 0; i < 4; ++i) bits |= uint32_t{block.scales[i]} >> 12 << (4 * i);
-  return static_cast<uint16_t>(bits);
-}
-
-template <typename Block, QuantType kType>
-bool pack_whole(const std::byte* const* columns, int64_t k, std::byte* out) {
-  const Source source = make_source(columns, k, kType);
-  bool bad = false;
-  for (int64_t c = 0; c < kPanel; ++c) {
-    for (int64_t u = 0; u < source.blocks; ++u, out += sizeof(Block)) {
-      Block block;
-      std::memcpy(&block, source.at(c, u), sizeof(block));
-      bad = bad || non_finite_f16(scale_bits(block));
-      std::memcpy(out, &block, sizeof(block));
-    }
   }
   return bad;
 }
@@ -272,15 +266,15 @@ const QuantPackFn kQuantPack[kQuantTypes] = {
     pack_nibbles<BlockIQ4_NL, kQuantIQ4_NL>,
     pack_super<BlockIQ4_XS, kQuantIQ4_XS>,
     pack_mxfp4,
-    pack_whole<BlockIQ1_S, kQuantIQ1_S>,
-    pack_whole<BlockIQ1_M, kQuantIQ1_M>,
-    pack_whole<BlockIQ2_XXS, kQuantIQ2_XXS>,
-    pack_whole<BlockIQ2_XS, kQuantIQ2_XS>,
-    pack_whole<BlockIQ2_S, kQuantIQ2_S>,
-    pack_whole<BlockIQ3_XXS, kQuantIQ3_XXS>,
-    pack_whole<BlockIQ3_S, kQuantIQ3_S>,
-    pack_whole<BlockTQ1_0, kQuantTQ1_0>,
-    pack_whole<BlockTQ2_0, kQuantTQ2_0>,
+    pack_super<BlockIQ1_S, kQuantIQ1_S>,
+    pack_super<BlockIQ1_M, kQuantIQ1_M>,
+    pack_super<BlockIQ2_XXS, kQuantIQ2_XXS>,
+    pack_super<BlockIQ2_XS, kQuantIQ2_XS>,
+    pack_super<BlockIQ2_S, kQuantIQ2_S>,
+    pack_super<BlockIQ3_XXS, kQuantIQ3_XXS>,
+    pack_super<BlockIQ3_S, kQuantIQ3_S>,
+    pack_super<BlockTQ1_0, kQuantTQ1_0>,
+    pack_super<BlockTQ2_0, kQuantTQ2_0>,
 };
 
 }  // namespace ponder::cpu

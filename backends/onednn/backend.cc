@@ -12,6 +12,7 @@
 #include "backends/onednn/isa.h"
 #include "backends/onednn/kernels.h"
 #include "backends/onednn/linear.h"
+#include "backends/onednn/mla.h"
 #include "backends/onednn/onednn.h"
 #include "backends/onednn/workers.h"
 #include "backends/ref/host_memory.h"
@@ -97,7 +98,8 @@ class CpuBackend final : public Backend {
         kernels_(kernels_for(isa)),
         workers_(context.pool),
         linear_(kernels_, std::move(brgemm), &allocator_, context.pool),
-        attention_(kernels_, &allocator_, context.pool) {}
+        attention_(kernels_, &allocator_, context.pool),
+        mla_(kernels_, &allocator_, context.pool) {}
 
   const DeviceInfo& info() const override { return info_; }
   Allocator* allocator() override { return &allocator_; }
@@ -109,9 +111,13 @@ class CpuBackend final : public Backend {
   StatusOr<std::unique_ptr<PackedWeight>> pack_table(const WeightData& table) override {
     return linear_.pack_table(table);
   }
+  StatusOr<std::unique_ptr<PackedWeight>> pack_mla(const MlaUpWeights& up,
+                                                   const PackOptions& options) override {
+    return mla_.pack(up, options);
+  }
 
   StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) const override {
-    return cpu::kv_layout(shape, wanted);
+    return shape.v_dim == 0 ? cpu::latent_layout(shape, wanted) : cpu::kv_layout(shape, wanted);
   }
   // f16 has half the memory and traffic of f32, and an eighth of bf16's rounding; without
   // instructions for it it is slow.
@@ -208,6 +214,8 @@ class CpuBackend final : public Backend {
 
   Status kv_write(const KvWriteParams& p) override { return attention_.write(p), OkStatus(); }
   Status attention(const AttentionParams& p) override { return attention_.run(p); }
+  Status mla_write(const MlaWriteParams& p) override { return mla_.write(p), OkStatus(); }
+  Status mla_attention(const MlaAttentionParams& p) override { return mla_.run(p); }
 
   Status gather_rows(const GatherRowsParams& p) override {
     for (size_t r = 0; r < p.rows.size(); ++r) {
@@ -235,6 +243,7 @@ class CpuBackend final : public Backend {
   const cpu::Workers workers_;
   cpu::Linear linear_;
   cpu::Attention attention_;
+  cpu::Mla mla_;
 };
 
 class OnednnFactory final : public BackendFactory {

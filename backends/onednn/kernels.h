@@ -76,6 +76,16 @@ struct ChunkArgs {
   float* out;             // [rows, F'] out: sum of exp(score - highest) * value
 };
 
+// ---- latent attention
+// ------------------------------------------------------------------------------
+//
+// A page of multi-head latent attention holds P tokens, each a row of `width` elements: the latent,
+// the rotary key that all heads share, zeros up to a multiple of kLatentAlign. The same row is key
+// and value, so it is rearranged where it is used: one copy in the cache, and one rearrangement for
+// some hundred query vectors.
+
+inline constexpr int64_t kLatentAlign = 16;
+
 // ---- the table
 // ------------------------------------------------------------------------------------
 
@@ -114,6 +124,25 @@ struct Kernels {
   // Folds a later chunk's (highest, total, out) into an earlier one's.
   void (*merge_chunk)(float* highest, float* total, float* out, float chunk_highest,
                       float chunk_total, const float* chunk_out, int64_t n);
+  // Scores to weights in place: exp(score - highest) of the first `limit`, zeros up to `keys`; both
+  // at least 1.
+  void (*softmax)(float* scores, int64_t limit, int64_t keys, float* highest, float* total);
+
+  int32_t gemm_columns;  // of a panel that lie together in gemm_f32's own order; divides kPanel
+  // `count` tokens, up to 64, as the columns of one panel [width][64] in gemm_f32's own order.
+  void (*latent_keys[kStorages])(const std::byte* const* tokens, int64_t count, int64_t width,
+                                 float* out);
+  // Elements [column, column + 64) of `count` tokens as one panel [count][64] in gemm_f32's order;
+  // zeros beyond `width`.
+  void (*latent_values[kStorages])(const std::byte* const* tokens, int64_t count, int64_t width,
+                                   int64_t column, float* out);
+  // The same in gemm_bf16's order, from a cache of bf16; null where there is no gemm_bf16.
+  void (*latent_values_bf16)(const std::byte* const* tokens, int64_t count, int64_t width,
+                             int64_t column, uint16_t* out);
+  // One token: the latent, then the rotary key, then zeros up to `width`.
+  void (*latent_store[kStorages])(const float* latent, int64_t rank, const float* rope,
+                                  int64_t rope_dim, int64_t width, std::byte* token);
+
   // out[i] = x[i] * factor
   void (*scale_out)(const float* x, float factor, int64_t n, float* out);
 };

@@ -107,10 +107,32 @@ void round_bf16(const float* x, int64_t n, int64_t n_padded, uint16_t* out) {
   }
 }
 
+// Two tokens side by side, element by element: [count / 2][64][2].
+void latent_values_bf16(const std::byte* const* tokens, int64_t count, int64_t width,
+                        int64_t column, uint16_t* out) {
+  const int64_t there = width - column < kPanel ? width - column : kPanel;
+  for (int64_t t = 0; t < count; t += 2, out += kPanel * 2) {
+    const auto* even = reinterpret_cast<const uint16_t*>(tokens[t]) + column;
+    const auto* odd =
+        t + 1 < count ? reinterpret_cast<const uint16_t*>(tokens[t + 1]) + column : nullptr;
+#pragma GCC unroll 4
+    for (int j = 0; j < kColumns; ++j) {
+      const __mmask16 mask = lanes_below(there - j * 16);
+      __m512i v = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, even + j * 16));
+      if (odd != nullptr) {
+        const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, odd + j * 16));
+        v = _mm512_or_si512(v, _mm512_slli_epi32(high, 16));
+      }
+      _mm512_storeu_si512(out + j * 32, v);
+    }
+  }
+}
+
 Kernels make_kernels() {
   Kernels k = *kernels_avx512();
   k.gemm_bf16 = gemm_bf16;
   k.round_bf16 = round_bf16;
+  k.latent_values_bf16 = latent_values_bf16;
   return k;
 }
 

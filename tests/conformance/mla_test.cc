@@ -1,0 +1,454 @@
+// Multi-head latent attention against its definition: keys and values expanded from the cached
+// latents, in double. Backends that absorb the up-projections are thereby compared with the
+// expanded form.
+#include <map>
+#include <numeric>
+
+#include "tests/conformance/support.h"
+
+namespace ponder {
+namespace {
+
+struct Shape {
+  int64_t h, n, p, u, r;  // heads, nope, rope, value, rank
+  std::string name() const { return absl::StrCat(h, "x", n, "+", p, ",", u, " of ", r); }
+};
+// Widths and head counts that divide nothing, and the true widths of DeepSeek-V3 with few heads.
+const Shape kShapes[] = {{4, 16, 8, 16, 32},
+                         {3, 24, 8, 20, 40},
+                         {1, 5, 3, 7, 9},
+                         {20, 16, 8, 16, 72},
+                         {131, 8, 4, 8, 16}};
+const Shape kTrueShape = {18, 128, 64, 128, 512};
+const DType kCacheTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+
+struct Weights {
+  Shape s;
+  std::vector<float> kv;  // [H * (N + U), R]
+
+  Weights(const Shape& shape, DType dtype, uint32_t seed)
+      : s(shape),
+        kv(rounded(random_floats(static_cast<size_t>(s.h * (s.n + s.u) * s.r), seed,
+                                 std::sqrt(3.0f / static_cast<float>(s.r))),
+                   dtype)) {}
+
+  MlaUpWeights whole(DType dtype) const {
+    MlaUpWeights up = empty();
+    up.kv = make_weight("kv_b", dtype, {s.h * (s.n + s.u), s.r}, kv);
+    return up;
+  }
+  MlaUpWeights split(DType dtype) const {
+    std::vector<float> k(static_cast<size_t>(s.h * s.r * s.n)), v;
+    for (int64_t h = 0; h < s.h; ++h) {
+      const float* head = kv.data() + h * (s.n + s.u) * s.r;
+      for (int64_t n = 0; n < s.n; ++n) {
+        for (int64_t r = 0; r < s.r; ++r) {
+          k[static_cast<size_t>((h * s.r + r) * s.n + n)] = head[n * s.r + r];
+        }
+      }
+      v.insert(v.end(), head + s.n * s.r, head + (s.n + s.u) * s.r);
+    }
+    MlaUpWeights up = empty();
+    up.k_transposed = make_weight("k_b", dtype, {s.h * s.r, s.n}, k);
+    up.v = make_weight("v_b", dtype, {s.h * s.u, s.r}, v);
+    return up;
+  }
+
+ private:
+  MlaUpWeights empty() const {
+    MlaUpWeights up;
+    up.heads = s.h;
+    up.nope_dim = s.n;
+    up.value_dim = s.u;
+    up.rank = s.r;
+    return up;
+  }
+};
+
+// One sequence's whole life.
+struct Timeline {
+  int64_t tokens;
+  std::vector<float> q_nope, q_rope, latent, rope;
+
+  Timeline(const Shape& s, int64_t count, uint32_t seed)
+      : tokens(count),
+        q_nope(random_floats(static_cast<size_t>(count * s.h * s.n), seed, 2.0f)),
+        q_rope(random_floats(static_cast<size_t>(count * s.h * s.p), seed + 1, 2.0f)),
+        latent(random_floats(static_cast<size_t>(count * s.r), seed + 2, 1.7f)),
+        rope(random_floats(static_cast<size_t>(count * s.p), seed + 3, 1.7f)) {}
+};
+
+float scale_of(const Shape& s) { return 1.0f / std::sqrt(static_cast<float>(s.n + s.p)); }
+
+// The definition, for rows [first, first + rows) of one timeline whose cache holds `dtype`.
+std::vector<float> expanded(const Weights& w, const Timeline& t, DType dtype, int64_t first,
+                            int64_t rows) {
+  const Shape& s = w.s;
+  const std::vector<float> latent = rounded(t.latent, dtype), rope = rounded(t.rope, dtype);
+  const int64_t keys = first + rows, width = s.n + s.u;
+  std::vector<float> out(static_cast<size_t>(rows * s.h * s.u));
+  std::vector<double> up(static_cast<size_t>(keys * width));
+  for (int64_t h = 0; h < s.h; ++h) {
+    for (int64_t k = 0; k < keys; ++k) {
+      for (int64_t i = 0; i < width; ++i) {
+        const float* row = w.kv.data() + (h * width + i) * s.r;
+        double sum = 0;
+        for (int64_t r = 0; r < s.r; ++r) {
+          sum += double{row[r]} * double{latent[static_cast<size_t>(k * s.r + r)]};
+        }
+        up[static_cast<size_t>(k * width + i)] = sum;
+      }
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t position = first + row;
+      std::vector<double> scores;
+      double highest = -INFINITY;
+      for (int64_t k = 0; k <= position; ++k) {
+        double sum = 0;
+        for (int64_t i = 0; i < s.n; ++i) {
+          sum += double{t.q_nope[static_cast<size_t>((position * s.h + h) * s.n + i)]} *
+                 up[static_cast<size_t>(k * width + i)];
+        }
+        for (int64_t i = 0; i < s.p; ++i) {
+          sum += double{t.q_rope[static_cast<size_t>((position * s.h + h) * s.p + i)]} *
+                 double{rope[static_cast<size_t>(k * s.p + i)]};
+        }
+        scores.push_back(sum * double{scale_of(s)});
+        highest = std::max(highest, scores.back());
+      }
+      double total = 0;
+      for (double& score : scores) total += score = std::exp(score - highest);
+      for (int64_t i = 0; i < s.u; ++i) {
+        double sum = 0;
+        for (int64_t k = 0; k <= position; ++k) {
+          sum += scores[static_cast<size_t>(k)] * up[static_cast<size_t>(k * width + s.n + i)];
+        }
+        out[static_cast<size_t>((row * s.h + h) * s.u + i)] = static_cast<float>(sum / total);
+      }
+    }
+  }
+  return out;
+}
+
+// A cache of one layer on one machine, holding several timelines.
+class Cache {
+ public:
+  Cache(const Machine& machine, const PackedWeight* up, const Shape& s, DType dtype, int32_t pages)
+      : machine_(machine), up_(up), shape_(s) {
+    layer_.shape = KvShape{1, 1, s.r + s.p, 0};
+    auto layout = machine->kv_layout(layer_.shape, dtype);
+    EXPECT_TRUE(layout.ok()) << layout.status();
+    layer_.layout = *layout;
+    EXPECT_EQ(layer_.layout.page_bytes % 64, 0u);
+    // What was never written is NaN, and nobody may notice.
+    memory_.assign(static_cast<size_t>(pages) * layer_.layout.page_bytes + 64, std::byte{0xff});
+    auto address = reinterpret_cast<uintptr_t>(memory_.data());
+    layer_.base = memory_.data() + (64 - address % 64) % 64;
+    free_.resize(static_cast<size_t>(pages));
+    std::iota(free_.begin(), free_.end(), 0);
+    std::shuffle(free_.begin(), free_.end(), std::mt19937(9));
+  }
+
+  struct Piece {
+    const Timeline* timeline;
+    std::vector<int32_t>* pages;
+    int64_t first, rows;
+  };
+
+  // One step: the pieces' rows in one batch. Returns [rows, H * U].
+  std::vector<float> step(const std::vector<Piece>& pieces, bool attend = true) {
+    const Shape& s = shape_;
+    std::vector<float> q_nope, q_rope, latent, rope;
+    std::vector<int32_t> positions;
+    std::vector<SequenceSlice> slices;
+    for (const Piece& p : pieces) {
+      SequenceSlice slice;
+      slice.first_row = static_cast<int32_t>(positions.size());
+      slice.rows = static_cast<int32_t>(p.rows);
+      slice.first_position = static_cast<int32_t>(p.first);
+      while (static_cast<int64_t>(p.pages->size()) * layer_.layout.page_tokens < p.first + p.rows) {
+        p.pages->push_back(free_.back());
+        free_.pop_back();
+      }
+      slice.pages = *p.pages;
+      slices.push_back(slice);
+      for (int64_t r = 0; r < p.rows; ++r) {
+        positions.push_back(static_cast<int32_t>(p.first + r));
+      }
+      const auto append = [&](std::vector<float>& to, const std::vector<float>& from,
+                              int64_t width) {
+        to.insert(to.end(), from.begin() + p.first * width,
+                  from.begin() + (p.first + p.rows) * width);
+      };
+      append(q_nope, p.timeline->q_nope, s.h * s.n);
+      append(q_rope, p.timeline->q_rope, s.h * s.p);
+      append(latent, p.timeline->latent, s.r);
+      append(rope, p.timeline->rope, s.p);
+    }
+    const auto rows = static_cast<int64_t>(positions.size());
+    Batch batch;
+    batch.positions = positions;
+    batch.sequences = slices;
+    EXPECT_TRUE(machine_->begin_step(batch).ok());
+    EXPECT_TRUE(
+        machine_->mla_write({layer_, view(latent, {rows, s.r}), view(rope, {rows, s.p}), &batch})
+            .ok());
+    std::vector<float> out(static_cast<size_t>(rows * s.h * s.u), NAN);
+    if (!attend) return out;
+    MlaAttentionParams p{};
+    p.q_nope = view(q_nope, {rows, s.h, s.n});
+    p.q_rope = view(q_rope, {rows, s.h, s.p});
+    p.cache = layer_;
+    p.up = up_;
+    p.batch = &batch;
+    p.scale = scale_of(s);
+    p.out = view(out, {rows, s.h * s.u});
+    EXPECT_TRUE(machine_->mla_attention(p).ok());
+    return out;
+  }
+
+  const KvLayer& layer() const { return layer_; }
+
+ private:
+  const Machine& machine_;
+  const PackedWeight* up_;
+  Shape shape_;
+  KvLayer layer_;
+  std::vector<std::byte> memory_;
+  std::vector<int32_t> free_;
+};
+
+// Every sum's own error, exp making absolute ones relative; largest values are about 3.
+double tolerance(const Shape& s) {
+  return 3 * (attention_tolerance(s.r + s.p) + attention_tolerance(s.n) + attention_tolerance(s.r));
+}
+// Queries, absorbed queries, weights and sums are rounded to bf16 (2^-9 of their value). A score is
+// a sum of about 500 such errors with random signs, scaled; the largest of a million samples is
+// some five times the standard deviation.
+constexpr double kBf16Tolerance = 0.06;
+
+class MlaConformance : public Conformance {
+ protected:
+  void SetUp() override {
+    Conformance::SetUp();
+    if (IsSkipped()) return;
+    const Machine machine(GetParam(), 1);
+    const Weights w({1, 2, 2, 2, 2}, DType::kF32, 1);
+    const auto packed = machine->pack_mla(w.whole(DType::kF32), PackOptions{});
+    if (packed.status().code() == absl::StatusCode::kUnimplemented) {
+      GTEST_SKIP() << packed.status().message();
+    }
+  }
+};
+
+TEST_P(MlaConformance, AgreesWithExpandedKeysAndValues) {
+  const Machine machine(GetParam(), 3);
+  struct Part {
+    int64_t cached, rows;
+  };
+  // A prompt's first part, decoding at the borders of pages, panels and chunks, ragged batches.
+  const std::vector<std::vector<Part>> batches = {
+      {{0, 1}},
+      {{0, 40}},
+      {{31, 1}, {63, 1}, {64, 2}},
+      {{255, 1}, {256, 1}, {254, 5}, {0, 3}},
+      {{200, 140}, {0, 17}, {515, 1}},
+      {{1100, 1}},
+  };
+  for (const Shape& s : kShapes) {
+    for (DType dtype : kCacheTypes) {
+      const DType weight_type = dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
+      const Weights weights(s, weight_type, 7);
+      for (Precision precision : {Precision::kF32, Precision::kAuto}) {
+        const auto up = machine->pack_mla(weights.whole(weight_type), PackOptions{precision});
+        ASSERT_TRUE(up.ok()) << up.status();
+        const bool coarse = rounds_activations() && precision == Precision::kAuto;
+        for (size_t b = 0; b < batches.size(); ++b) {
+          SCOPED_TRACE(absl::StrCat(s.name(), " ", dtype_name(dtype), " batch ", b, " precision ",
+                                    static_cast<int>(precision)));
+          std::vector<Timeline> timelines;
+          std::vector<float> wanted;
+          // The definition takes its time: once for all backends.
+          static std::map<std::string, std::vector<float>> known;
+          std::vector<float>& all = known[absl::StrCat(s.name(), dtype_name(dtype), b)];
+          const bool fresh = all.empty();
+          for (const Part& part : batches[b]) {
+            timelines.emplace_back(s, part.cached + part.rows,
+                                   static_cast<uint32_t>(100 * timelines.size() + 1));
+            if (!fresh) continue;
+            const auto one = expanded(weights, timelines.back(), dtype, part.cached, part.rows);
+            all.insert(all.end(), one.begin(), one.end());
+          }
+          Cache cache(machine, up->get(), s, dtype, 80);
+          std::vector<std::vector<int32_t>> pages(timelines.size());
+          std::vector<Cache::Piece> cached, step;
+          for (size_t i = 0; i < timelines.size(); ++i) {
+            const Part& part = batches[b][i];
+            if (part.cached > 0) cached.push_back({&timelines[i], &pages[i], 0, part.cached});
+            step.push_back({&timelines[i], &pages[i], part.cached, part.rows});
+          }
+          if (!cached.empty()) cache.step(cached, false);
+          const auto got = cache.step(step);
+          const double limit = coarse ? kBf16Tolerance : tolerance(s);
+          for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], all[i], limit) << i;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(MlaConformance, TrueWidthsAgreeWithExpandedKeysAndValues) {
+  const Machine machine(GetParam(), 4);
+  const Weights weights(kTrueShape, DType::kBF16, 3);
+  const Timeline timeline(kTrueShape, 300, 5);
+  static const auto wanted = expanded(weights, timeline, DType::kF16, 230, 70);
+  const auto up = machine->pack_mla(weights.whole(DType::kBF16), PackOptions{Precision::kF32});
+  ASSERT_TRUE(up.ok()) << up.status();
+  Cache cache(machine, up->get(), kTrueShape, DType::kF16, 20);
+  std::vector<int32_t> pages;
+  cache.step({{&timeline, &pages, 0, 230}}, false);
+  const auto got = cache.step({{&timeline, &pages, 230, 70}});
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_NEAR(got[i], wanted[i], tolerance(kTrueShape)) << i;
+  }
+}
+
+TEST_P(MlaConformance, BothFormsOfTheUpProjectionAreTheSame) {
+  const Machine machine(GetParam(), 2);
+  for (const Shape& s : kShapes) {
+    for (DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      SCOPED_TRACE(absl::StrCat(s.name(), " ", dtype_name(dtype)));
+      const Weights weights(s, dtype, 11);
+      const auto whole = machine->pack_mla(weights.whole(dtype), PackOptions{});
+      const auto split = machine->pack_mla(weights.split(dtype), PackOptions{});
+      ASSERT_TRUE(whole.ok() && split.ok()) << whole.status() << split.status();
+      const Timeline timeline(s, 50, 3);
+      std::vector<std::vector<float>> results;
+      for (const PackedWeight* up : {whole->get(), split->get()}) {
+        Cache cache(machine, up, s, DType::kF32, 4);
+        std::vector<int32_t> pages;
+        results.push_back(cache.step({{&timeline, &pages, 0, 50}}));
+      }
+      EXPECT_TRUE(same_bits(results[0].data(), results[1].data(), results[0].size()));
+    }
+  }
+}
+
+TEST_P(MlaConformance, RowsDependOnTheirOwnKeysOnlyBitForBit) {
+  const Machine one(GetParam(), 1);
+  const Machine four(GetParam(), 4);
+  for (const Shape& s : {kShapes[0], kShapes[1], kShapes[3]}) {
+    for (DType dtype : kCacheTypes) {
+      SCOPED_TRACE(absl::StrCat(s.name(), " ", dtype_name(dtype)));
+      constexpr int64_t kTokens = 700;
+      const Weights weights(s, DType::kBF16, 1);
+      const auto up_four = four->pack_mla(weights.whole(DType::kBF16), PackOptions{});
+      const auto up_one = one->pack_mla(weights.whole(DType::kBF16), PackOptions{});
+      ASSERT_TRUE(up_four.ok() && up_one.ok());
+      const Timeline timeline(s, kTokens, 1), other(s, kTokens, 50);
+      const auto width = static_cast<size_t>(s.h * s.u);
+      std::vector<int32_t> pages;
+      Cache whole_cache(four, up_four->get(), s, dtype, 24);
+      const auto whole = whole_cache.step({{&timeline, &pages, 0, kTokens}});
+      for (const Machine* machine : {&one, &four}) {
+        for (const bool beside : {false, true}) {
+          Cache cache(*machine, (machine == &one ? up_one : up_four)->get(), s, dtype, 60);
+          std::vector<int32_t> mine, others;
+          int64_t at = 0;
+          for (int64_t rows :
+               {1, 2, 29, 31, 32, 66, 200, 1, 1, 33, 166, 5, 7, 121, 1, 1, 1, 1, 1}) {
+            std::vector<Cache::Piece> pieces;
+            if (beside) pieces.push_back({&other, &others, at, rows});
+            pieces.push_back({&timeline, &mine, at, rows});
+            const auto out = cache.step(pieces);
+            const float* got = out.data() + (beside ? static_cast<size_t>(rows) * width : 0);
+            ASSERT_TRUE(same_bits(got, whole.data() + static_cast<size_t>(at) * width,
+                                  static_cast<size_t>(rows) * width))
+                << "rows " << at << " to " << at + rows << (beside ? " beside another" : " alone");
+            at += rows;
+          }
+          ASSERT_EQ(at, kTokens);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(MlaConformance, ManySequencesDecodeAsTheyWouldAlone) {
+  const Machine machine(GetParam(), 4);
+  const Shape& s = kShapes[0];
+  const Weights weights(s, DType::kF32, 1);
+  const auto up = machine->pack_mla(weights.whole(DType::kF32), PackOptions{});
+  ASSERT_TRUE(up.ok());
+  constexpr size_t kSequences = 150;  // more than are gathered at once
+  std::vector<Timeline> timelines;
+  for (size_t i = 0; i < kSequences; ++i) {
+    timelines.emplace_back(s, static_cast<int64_t>(1 + i * 7 % 300), static_cast<uint32_t>(i));
+  }
+  Cache cache(machine, up->get(), s, DType::kF32, 1600);
+  std::vector<std::vector<int32_t>> pages(kSequences);
+  std::vector<Cache::Piece> cached, step;
+  for (size_t i = 0; i < kSequences; ++i) {
+    const int64_t before = timelines[i].tokens - 1;
+    if (before > 0) cached.push_back({&timelines[i], &pages[i], 0, before});
+    step.push_back({&timelines[i], &pages[i], before, 1});
+  }
+  cache.step(cached, false);
+  const auto together = cache.step(step);
+  const auto width = static_cast<size_t>(s.h * s.u);
+  for (size_t i = 0; i < kSequences; ++i) {
+    const auto alone = cache.step({step[i]});
+    ASSERT_TRUE(same_bits(alone.data(), together.data() + i * width, width)) << i;
+  }
+}
+
+TEST_P(MlaConformance, LongContextDecodesAsItsDefinition) {
+  const Machine machine(GetParam(), 4);
+  const Shape s{6, 16, 8, 16, 64};
+  constexpr int64_t kTokens = 6000;
+  const Weights weights(s, DType::kF32, 1);
+  const Timeline timeline(s, kTokens, 3);
+  static const auto wanted = expanded(weights, timeline, DType::kBF16, kTokens - 1, 1);
+  const auto up = machine->pack_mla(weights.whole(DType::kF32), PackOptions{Precision::kF32});
+  ASSERT_TRUE(up.ok());
+  Cache cache(machine, up->get(), s, DType::kBF16, 200);
+  std::vector<int32_t> pages;
+  cache.step({{&timeline, &pages, 0, kTokens - 1}}, false);
+  const auto got = cache.step({{&timeline, &pages, kTokens - 1, 1}});
+  for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], wanted[i], tolerance(s)) << i;
+}
+
+TEST_P(MlaConformance, CacheHoldsOneLatentRowPerToken) {
+  const Machine machine(GetParam(), 1);
+  for (DType dtype : kCacheTypes) {
+    const auto layout = machine->kv_layout(KvShape{61, 1, 512 + 64, 0}, dtype);
+    ASSERT_TRUE(layout.ok()) << layout.status();
+    EXPECT_EQ(layout->page_bytes,
+              static_cast<uint64_t>(layout->page_tokens * dtype_bytes(dtype, 576)));
+  }
+  EXPECT_EQ(machine->kv_layout(KvShape{61, 1, 576, 0}, DType::kI32).status().code(),
+            absl::StatusCode::kUnimplemented);
+}
+
+TEST_P(MlaConformance, DamagedWeightsAreRefused) {
+  const Machine machine(GetParam(), 2);
+  const Shape& s = kShapes[1];
+  for (const float bad : {static_cast<float>(NAN), static_cast<float>(INFINITY)}) {
+    for (const bool in_keys : {false, true}) {
+      Weights weights(s, DType::kF32, 1);
+      weights.kv[static_cast<size_t>(((s.n + s.u) + (in_keys ? 2 : s.n + 3)) * s.r + 5)] = bad;
+      for (const auto& up : {weights.whole(DType::kF32), weights.split(DType::kF32)}) {
+        const auto packed = machine->pack_mla(up, PackOptions{});
+        EXPECT_EQ(packed.status().code(), absl::StatusCode::kDataLoss) << packed.status();
+      }
+    }
+  }
+  MlaUpWeights wrong = Weights(s, DType::kF32, 1).whole(DType::kF32);
+  wrong.kv.shape = {s.r, s.h * (s.n + s.u)};
+  EXPECT_FALSE(machine->pack_mla(wrong, PackOptions{}).ok());
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, MlaConformance, ::testing::ValuesIn(targets()), target_name);
+
+}  // namespace
+}  // namespace ponder

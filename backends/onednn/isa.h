@@ -20,4 +20,14 @@ Isa detect_isa();
 
 absl::string_view isa_name(Isa isa);
 
+// How bytes are multiplied (quant.h); AVX-VNNI comes with or without AVX-512. Ascending preference.
+enum class ByteIsa : uint8_t {
+  kPortable,
+  kAvx2,        // vpmaddubsw
+  kAvxVnni,     // 256-bit vpdpbusd
+  kAvx512Vnni,  // 512-bit vpdpbusd
+};
+bool has_byte_isa(ByteIsa isa);
+absl::string_view byte_isa_name(ByteIsa isa);
+
 }  // namespace ponder::cpu

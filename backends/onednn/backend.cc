@@ -32,6 +32,23 @@ const Kernels* kernels_for(Isa isa) {
   return kernels != nullptr ? kernels : cpu::kernels_portable();
 }
 
+// The same for quant.h's.
+const cpu::QuantKernels* quant_kernels_for(Isa isa) {
+  const struct {
+    cpu::ByteIsa needs;
+    Isa allowed;
+    const cpu::QuantKernels* (*get)();
+  } tables[] = {{cpu::ByteIsa::kAvx512Vnni, Isa::kAvx512, cpu::quant_kernels_avx512vnni},
+                {cpu::ByteIsa::kAvxVnni, Isa::kAvx2, cpu::quant_kernels_avxvnni},
+                {cpu::ByteIsa::kAvx2, Isa::kAvx2, cpu::quant_kernels_avx2}};
+  for (const auto& table : tables) {
+    if (isa >= table.allowed && cpu::has_byte_isa(table.needs) && table.get() != nullptr) {
+      return table.get();
+    }
+  }
+  return cpu::quant_kernels_portable();
+}
+
 std::string cpu_name() {
 #if defined(__x86_64__)
   unsigned words[12] = {};
@@ -97,7 +114,7 @@ class CpuBackend final : public Backend {
         info_(describe(context, isa)),
         kernels_(kernels_for(isa)),
         workers_(context.pool),
-        linear_(kernels_, std::move(brgemm), &allocator_, context.pool),
+        linear_(kernels_, quant_kernels_for(isa), std::move(brgemm), &allocator_, context.pool),
         attention_(kernels_, &allocator_, context.pool),
         mla_(kernels_, &allocator_, context.pool) {}
 
@@ -145,11 +162,8 @@ class CpuBackend final : public Backend {
 
   Status embed(const EmbedParams& p) override {
     const auto& table = *static_cast<const cpu::TableWeight*>(p.table);
-    const int64_t row_bytes = table.cols * cpu::storage_bytes(table.storage);
-    const auto* rows = static_cast<const std::byte*>(table.table.data);
     each_row(static_cast<int64_t>(p.tokens.size()), 0.2, table.cols, [&](int64_t t) {
-      kernels_->widen[table.storage](rows + p.tokens[static_cast<size_t>(t)] * row_bytes,
-                                     table.cols, row(p.out, t));
+      linear_.read_row(table, p.tokens[static_cast<size_t>(t)], row(p.out, t));
     });
     return OkStatus();
   }

@@ -27,6 +27,7 @@ constexpr int64_t storage_bytes(Storage s) { return s == kStoreF32 ? 4 : 2; }
 // holds, contiguously and padded with zeros to 64 columns and an even K:
 //   f32, f16:  [K][64]
 //   bf16:      [K/2][64][2]   two consecutive k side by side, as vdpbf16ps takes them
+//   f8_e4m3:   [K/4][64][4]   codes, K padded to a multiple of 4
 // and the product of a row with a column is one chain of fused multiply-adds over ascending k per
 // block of K (kBlockF32 or kBlockBF16), the chains being added in ascending order, then the bias.
 
@@ -102,6 +103,17 @@ struct Kernels {
   void (*unpack_block[kStorages])(const void* block, int64_t k, float* out);
   void (*gemm_f32)(const GemmArgs& args);
   int32_t direct_rows;  // up to here gemm_direct beats unpacking
+
+  // As pack_panel. Whether any code is a NaN.
+  bool (*pack_f8)(const void* const* rows, int64_t k, void* panel);
+  // k codes of a panel in gemm_bf16's order, exactly; k a multiple of 4. Null without gemm_bf16.
+  void (*f8_to_bf16)(const void* codes, int64_t k, uint16_t* out);
+  // k codes of a panel times `scale`, in gemm_f32's order.
+  void (*unpack_f8)(const void* codes, int64_t k, float scale, float* out);
+  // c[r][j] = part[r][j] * scale, added to c[r][j] when there is something, and to bias[j] if any,
+  // for j < n; part is [m, 64].
+  void (*add_scaled)(const float* part, int64_t m, int64_t n, float scale, bool accumulate,
+                     const float* bias, float* c, int64_t ldc);
 
   // c[r][j] += bias[j]
   void (*add_bias)(float* c, int64_t ldc, int64_t m, int64_t n, const float* bias);

@@ -22,6 +22,7 @@ constexpr Kernels make_kernels() {
   k.pack_panel[kStoreF32] = pack_panel<kStoreF32>;
   k.pack_panel[kStoreF16] = pack_panel<kStoreF16>;
   k.pack_panel[kStoreBF16] = pack_panel<kStoreBF16>;
+  k.pack_f8 = pack_panel<kCodes>;
   return k;
 }
 

@@ -19,6 +19,7 @@ namespace {
 Kernels make_kernels() {
   Kernels k = generic_kernels();
   for (int s = 0; s < kStorages; ++s) k.pack_panel[s] = kernels_avx2()->pack_panel[s];
+  k.pack_f8 = kernels_avx2()->pack_f8;
   return k;
 }
 

@@ -128,9 +128,62 @@ void latent_values_bf16(const std::byte* const* tokens, int64_t count, int64_t w
   }
 }
 
+// The bf16 numbers of the codes of f8_e4m3 without their sign (lib/tensor/float8.h); exact.
+struct Bf16OfF8 {
+  alignas(64) uint16_t of[128];
+};
+constexpr Bf16OfF8 bf16_of_f8() {
+  Bf16OfF8 table{};
+  for (int code = 0; code < 128; ++code) {
+    // Above 7 the fields move to their places and the exponent's bias from 7 to 127; below, the
+    // number is code * 2^-9, of which the highest bit goes unsaid.
+    int bits = (code << 4) + (120 << 7);
+    if (code < 8) {
+      int exponent = 127 - 9, mantissa = code << 7;
+      while (mantissa >= 2 << 7) {
+        mantissa >>= 1;
+        ++exponent;
+      }
+      bits = code == 0 ? 0 : (exponent << 7 | (mantissa & 0x7f));
+    }
+    table.of[code] = static_cast<uint16_t>(bits);
+  }
+  return table;
+}
+constexpr Bf16OfF8 kBf16OfF8 = bf16_of_f8();
+
+void f8_to_bf16(const void* codes, int64_t k, uint16_t* out) {
+  const __m512i table[4] = {_mm512_load_si512(kBf16OfF8.of), _mm512_load_si512(kBf16OfF8.of + 32),
+                            _mm512_load_si512(kBf16OfF8.of + 64),
+                            _mm512_load_si512(kBf16OfF8.of + 96)};
+  // Bytes 0 and 1 of each four, then 2 and 3, each in 16 bits.
+  const __m512i first = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, -1));
+  const __m512i second = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15, -1));
+  const __m512i sign = _mm512_set1_epi16(static_cast<int16_t>(0x8000));
+  const __m512i upper = _mm512_set1_epi16(0x40);
+  const auto values = [&](__m512i code) {
+    const __m512i low = _mm512_permutex2var_epi16(table[0], code, table[1]);
+    const __m512i high = _mm512_permutex2var_epi16(table[2], code, table[3]);
+    const __m512i v = _mm512_mask_blend_epi16(_mm512_test_epi16_mask(code, upper), low, high);
+    return _mm512_or_si512(v, _mm512_and_si512(_mm512_slli_epi16(code, 8), sign));
+  };
+  const auto* from = static_cast<const uint8_t*>(codes);
+  for (int64_t i = 0; i < k; i += 4, out += kPanel * 4, from += kPanel * 4) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kColumns; ++j) {
+      const __m512i v = _mm512_loadu_si512(from + j * 64);
+      _mm512_storeu_si512(out + j * 32, values(_mm512_shuffle_epi8(v, first)));
+      _mm512_storeu_si512(out + kPanel * 2 + j * 32, values(_mm512_shuffle_epi8(v, second)));
+    }
+  }
+}
+
 Kernels make_kernels() {
   Kernels k = *kernels_avx512();
   k.gemm_bf16 = gemm_bf16;
+  k.f8_to_bf16 = f8_to_bf16;
   k.round_bf16 = round_bf16;
   k.latent_values_bf16 = latent_values_bf16;
   return k;

@@ -12,6 +12,10 @@ namespace {
 constexpr int64_t kRowsPerTask = 512;
 // Rows beyond so many bytes do not stay in the cache that all cores share, from panel to panel.
 constexpr int64_t kSharedCacheBytes = int64_t{8} << 20;
+// Inputs, and outputs, that share a scale of f8_e4m3.
+constexpr int64_t kF8Tile = 128;
+
+constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // The tasks of one product: every panel times every block of rows. Tasks that run one after another
 // share what is dearer to read again: the panel, or, when the rows outgrow the cache, the rows.
@@ -35,10 +39,11 @@ struct Tiling {
 };
 
 // About how many nanoseconds one panel takes for `rows` rows: reading it, or multiplying.
-double panel_work(const PanelWeight& w, int64_t rows) {
-  const double bytes = static_cast<double>(w.panel_bytes());
-  const double products = static_cast<double>(w.depth * kPanel * rows);
-  return std::max(bytes / 30, products / (w.bf16_inputs ? 200 : 80));
+double panel_work(const Segment& s, int64_t rows) {
+  const double bytes = static_cast<double>(s.panel_bytes);
+  const double products = static_cast<double>(s.depth * kPanel * rows);
+  const double rate = !s.rounds ? 80 : s.form == Segment::Form::kQuant ? 400 : 200;
+  return std::max(bytes / 30, products / rate);
 }
 
 Storage storage_of(DType dtype) {
@@ -52,97 +57,277 @@ Storage storage_of(DType dtype) {
   }
 }
 
+QuantType quant_of(DType dtype) {
+  switch (dtype) {
+    case DType::kQ4_0:
+      return kQuantQ4_0;
+    case DType::kQ4_1:
+      return kQuantQ4_1;
+    case DType::kQ5_0:
+      return kQuantQ5_0;
+    case DType::kQ5_1:
+      return kQuantQ5_1;
+    case DType::kQ8_0:
+      return kQuantQ8_0;
+    case DType::kQ2_K:
+      return kQuantQ2_K;
+    case DType::kQ3_K:
+      return kQuantQ3_K;
+    case DType::kQ4_K:
+      return kQuantQ4_K;
+    case DType::kQ5_K:
+      return kQuantQ5_K;
+    case DType::kQ6_K:
+      return kQuantQ6_K;
+    case DType::kIQ4_NL:
+      return kQuantIQ4_NL;
+    case DType::kIQ4_XS:
+      return kQuantIQ4_XS;
+    case DType::kIQ1_S:
+      return kQuantIQ1_S;
+    case DType::kIQ1_M:
+      return kQuantIQ1_M;
+    case DType::kIQ2_XXS:
+      return kQuantIQ2_XXS;
+    case DType::kIQ2_XS:
+      return kQuantIQ2_XS;
+    case DType::kIQ2_S:
+      return kQuantIQ2_S;
+    case DType::kIQ3_XXS:
+      return kQuantIQ3_XXS;
+    case DType::kIQ3_S:
+      return kQuantIQ3_S;
+    case DType::kTQ1_0:
+      return kQuantTQ1_0;
+    case DType::kTQ2_0:
+      return kQuantTQ2_0;
+    default:
+      return kQuantMXFP4;
+  }
+}
+
 // K cut into equal blocks of at most `limit`, all but the last a multiple of 32.
 int64_t block_of(int64_t k, int64_t limit) {
   const int64_t blocks = (k + limit - 1) / limit;
-  return std::min(k, ((k + blocks - 1) / blocks + 31) / 32 * 32);
+  return std::min(k, round_up((k + blocks - 1) / blocks, 32));
 }
+
+// Bytes of one block of a panel.
+int64_t block_bytes(const Segment& s, int64_t k) {
+  switch (s.form) {
+    case Segment::Form::kQuant:
+      return k / kQuantFormats[s.quant].unit * kQuantFormats[s.quant].bytes * kPanel;
+    case Segment::Form::kF8:
+      return k * kPanel;
+    case Segment::Form::kFloats:
+      break;
+  }
+  return k * kPanel * storage_bytes(s.storage);
+}
+
+Segment segment_of(const WeightData& part, const PackOptions& options, bool bf16_products) {
+  const int64_t cols = part.shape[1];
+  const bool fast = options.precision == Precision::kAuto;
+  Segment s;
+  if (part.dtype == DType::kF8_E4M3) {
+    s.form = Segment::Form::kF8;
+    s.rounds = fast && bf16_products;
+    s.depth = round_up(cols, 4);
+    s.block = kF8Tile;
+  } else if (dtype_is_blocked(part.dtype)) {
+    s.form = Segment::Form::kQuant;
+    s.quant = quant_of(part.dtype);
+    s.rounds = fast;
+    s.depth = cols;
+    s.block = kQuantBlock;
+  } else {
+    s.storage = storage_of(part.dtype);
+    s.rounds = fast && s.storage == kStoreBF16 && bf16_products;
+    s.depth = round_up(cols, 2);
+    s.block = s.rounds ? block_of(s.depth, kBlockBF16) : block_of(cols, kBlockF32);
+  }
+  s.panel_bytes = block_bytes(s, s.depth);
+  return s;
+}
+
+// Whether rows of b may follow those of a in one segment. Tiles of f8_e4m3 start with each tensor.
+bool same_segment(const Segment& a, const Segment& b) {
+  return a.form == b.form && a.form != Segment::Form::kF8 && a.storage == b.storage &&
+         a.quant == b.quant;
+}
+
+// Takes aligned pieces of one block of memory, or only counts them.
+class Pieces {
+ public:
+  explicit Pieces(std::byte* base) : base_(base) {}
+  template <typename T>
+  T* take(int64_t count) {
+    const int64_t at = used_;
+    used_ += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
+    return base_ != nullptr ? reinterpret_cast<T*>(base_ + at) : nullptr;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  int64_t used_ = 0;
+};
+
+// What a lane needs while it multiplies by one block.
+struct Room {
+  ExpandRoom expanded;               // kQuant
+  float floats[kBlockF32 * kPanel];  // a block as floats; kF8: bf16, then sums of products
+};
+static_assert(sizeof(Room::floats) >= kF8Tile * kPanel * sizeof(uint16_t));
 
 }  // namespace
 
-Linear::Linear(const Kernels* kernels, std::unique_ptr<Brgemm> brgemm, Allocator* allocator,
-               ThreadPool* pool)
+struct Linear::Job {
+  const LinearProduct* product;
+  const PackedMatrix* w;
+  const Segment* s;
+  const FormedRows* rows;
+  Tiling tiling;
+  int64_t end;  // of its tasks, among those of all jobs
+  // Of the first block, of those between, and of the last, which may be one and the same.
+  const Brgemm::Kernel* kernels[3] = {};
+};
+
+Linear::Linear(const Kernels* kernels, const QuantKernels* quant, std::unique_ptr<Brgemm> brgemm,
+               Allocator* allocator, ThreadPool* pool)
     : kernels_(kernels),
+      quant_(quant),
       brgemm_(std::move(brgemm)),
       allocator_(allocator),
       workers_(pool),
-      rounded_(allocator, "rounded activations of a linear layer"),
-      unpacked_(allocator, "unpacked weights of a linear layer") {}
+      formed_(allocator, "rounded activations of a linear layer"),
+      rooms_(allocator, "unpacked weights of a linear layer") {}
 
-StatusOr<std::unique_ptr<PackedWeight>> Linear::pack(std::span<const WeightData> parts,
+Linear::~Linear() = default;
+
+// ---- packing ------------------------------------------------------------------------------------
+
+StatusOr<std::unique_ptr<PackedMatrix>> Linear::plan(std::span<const WeightData> parts,
                                                      const PackOptions& options) const {
   PONDER_RETURN_IF_ERROR(ref::check_weight_shapes(parts));
-  PONDER_RETURN_IF_ERROR(ref::check_plain_types(parts));
-  auto weight = std::make_unique<PanelWeight>();
-  bool same = true;
+  auto matrix = std::make_unique<PackedMatrix>();
+  matrix->cols = parts[0].shape[1];
   for (const WeightData& part : parts) {
-    weight->rows += part.shape[0];
-    same = same && part.dtype == parts[0].dtype;
+    Segment next = segment_of(part, options, kernels_->gemm_bf16 != nullptr);
+    if (matrix->segments.empty() || !same_segment(matrix->segments.back(), next)) {
+      next.first = matrix->rows;
+      matrix->segments.push_back(next);
+    }
+    matrix->segments.back().rows += part.shape[0];
+    matrix->rows += part.shape[0];
   }
-  weight->cols = parts[0].shape[1];
-  weight->storage = same ? storage_of(parts[0].dtype) : kStoreF32;
-  weight->depth = (weight->cols + 1) / 2 * 2;
-  weight->panels = (weight->rows + kPanel - 1) / kPanel;
-  weight->bf16_inputs = options.precision == Precision::kAuto && weight->storage == kStoreBF16 &&
-                        kernels_->gemm_bf16 != nullptr;
+  int64_t bytes = 0;
+  for (Segment& s : matrix->segments) {
+    s.offset = bytes;
+    bytes += s.panels() * s.panel_bytes;
+    if (s.form == Segment::Form::kF8) {
+      s.scales = bytes;
+      bytes += round_up(s.panels() * s.blocks() * static_cast<int64_t>(sizeof(float)), 64);
+    }
+  }
+  matrix->bytes = static_cast<uint64_t>(bytes);
+  return matrix;
+}
+
+StatusOr<uint64_t> Linear::packed_bytes(std::span<const WeightData> parts,
+                                        const PackOptions& options) const {
+  PONDER_ASSIGN_OR_RETURN(const std::unique_ptr<PackedMatrix> matrix, plan(parts, options));
+  return matrix->bytes;
+}
+
+bool Linear::pack_panel(const WeightData* parts, const Segment& s, int64_t cols, int64_t panel,
+                        std::byte* matrix) const {
+  const WeightData* part = parts;
+  int64_t row = panel * kPanel;
+  while (row >= part->shape[0]) row -= (part++)->shape[0];
+  const void* rows[kPanel] = {};
+  const WeightData& first_part = *part;
+  const int64_t first_row = row;
+  for (int64_t n = 0; n < kPanel && panel * kPanel + n < s.rows; ++n, ++row) {
+    for (; row == part->shape[0]; ++part) row = 0;
+    rows[n] = static_cast<const char*>(part->data) + row * dtype_bytes(part->dtype, cols);
+  }
+  std::byte* const out = matrix + s.offset + panel * s.panel_bytes;
+  switch (s.form) {
+    case Segment::Form::kFloats: {
+      const bool bad = kernels_->pack_panel[s.storage](rows, cols, out);
+      if (s.depth != cols && s.storage != kStoreBF16) {
+        std::fill_n(out + cols * kPanel * storage_bytes(s.storage),
+                    kPanel * storage_bytes(s.storage), std::byte{0});
+      }
+      return bad;
+    }
+    case Segment::Form::kQuant: {
+      bool bad = false;
+      for (int64_t k = 0; k < cols; k += s.block) {
+        const std::byte* columns[kPanel];
+        for (int64_t n = 0; n < kPanel; ++n) {
+          const auto* stored = static_cast<const std::byte*>(rows[n]);
+          if (stored != nullptr)
+            stored += k / kQuantFormats[s.quant].unit * kQuantFormats[s.quant].bytes;
+          columns[n] = stored;
+        }
+        const bool found =
+            kQuantPack[s.quant](columns, std::min(s.block, cols - k), out + block_bytes(s, k));
+        bad = bad || found;
+      }
+      return bad;
+    }
+    case Segment::Form::kF8: {
+      bool bad = kernels_->pack_f8(rows, cols, out);
+      // The panel's rows belong to one tensor, and, 64 of 128, to one row of its tiles.
+      auto* scales = reinterpret_cast<float*>(matrix + s.scales) + panel * s.blocks();
+      for (int64_t b = 0; b < s.blocks(); ++b) {
+        scales[b] = first_part.scales != nullptr
+                        ? first_part.scales[first_row / kF8Tile * s.blocks() + b]
+                        : 1.0f;
+        bad = bad || !(scales[b] - scales[b] == 0.0f);
+      }
+      return bad;
+    }
+  }
+  return true;
+}
+
+StatusOr<std::unique_ptr<PackedMatrix>> Linear::pack(std::span<const WeightData> parts,
+                                                     const PackOptions& options) const {
+  PONDER_ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> matrix, plan(parts, options));
   PONDER_ASSIGN_OR_RETURN(
-      weight->data,
-      Buffer::create(allocator_, static_cast<size_t>(weight->panels * weight->panel_bytes()),
-                     absl::StrCat("weights ", parts[0].describe(),
-                                  parts.size() > 1 ? " and those beside it" : "")));
-  weight->bytes = weight->data.size();
-
-  // Parts of different types meet as floats, 64 rows at a time.
-  Buffer widened;
-  const int64_t cols = weight->cols;
-  if (!same) {
-    PONDER_ASSIGN_OR_RETURN(
-        widened, Buffer::create(allocator_, workers_.lanes() * sizeof(float) * kPanel * cols,
-                                "weight rows being packed"));
+      matrix->data, Buffer::create(allocator_, matrix->bytes,
+                                   absl::StrCat("weights ", parts[0].describe(),
+                                                parts.size() > 1 ? " and those beside it" : "")));
+  std::atomic<bool> bad{false};
+  size_t part = 0;
+  for (const Segment& s : matrix->segments) {
+    const WeightData* const first = &parts[part];
+    for (int64_t rows = 0; rows < s.rows; ++part) rows += parts[part].shape[0];
+    workers_.tasks(s.panels(), static_cast<double>(s.panel_bytes) / 3,
+                   [&](int64_t panel, uint32_t) {
+                     if (pack_panel(first, s, matrix->cols, panel, matrix->data.as<std::byte>())) {
+                       bad.store(true);
+                     }
+                   });
   }
-
-  std::atomic<int64_t> bad_panel{-1};
-  workers_.tasks(
-      weight->panels, static_cast<double>(weight->panel_bytes()) / 5,
-      [&](int64_t panel, uint32_t lane) {
-        const void* rows[kPanel] = {};
-        size_t part = 0;
-        int64_t row = panel * kPanel;
-        for (; row >= parts[part].shape[0]; ++part) row -= parts[part].shape[0];
-        for (int64_t n = 0; n < kPanel && panel * kPanel + n < weight->rows; ++n, ++row) {
-          for (; row == parts[part].shape[0]; ++part) row = 0;
-          const WeightData& from = parts[part];
-          rows[n] = static_cast<const char*>(from.data) + row * dtype_bytes(from.dtype, cols);
-          if (!same) {
-            float* to = widened.as<float>() + (lane * kPanel + n) * cols;
-            kernels_->widen[storage_of(from.dtype)](rows[n], cols, to);
-            rows[n] = to;
-          }
-        }
-        std::byte* out = weight->data.as<std::byte>() + panel * weight->panel_bytes();
-        if (kernels_->pack_panel[weight->storage](rows, cols, out)) bad_panel.store(panel);
-        if (weight->depth != cols && weight->storage != kStoreBF16) {
-          std::fill_n(out + cols * kPanel * storage_bytes(weight->storage),
-                      kPanel * storage_bytes(weight->storage), std::byte{0});
-        }
-      });
-  if (bad_panel.load() >= 0) {
-    for (const WeightData& part : parts) {
-      const int64_t index = ref::find_non_finite(part, 0, part.elements());
-      if (index >= 0) return ref::non_finite_error(part, index);
+  if (bad.load()) {
+    for (const WeightData& p : parts) {
+      const int64_t index = ref::find_non_finite(p, 0, p.elements());
+      if (index >= 0) return ref::non_finite_error(p, index);
     }
     return internal_error("weights ", parts[0].describe(), " changed while they were packed");
   }
-  return weight;
+  return matrix;
 }
 
 StatusOr<std::unique_ptr<PackedWeight>> Linear::pack_table(const WeightData& table) const {
   PONDER_RETURN_IF_ERROR(ref::check_weight_shapes({&table, 1}));
-  PONDER_RETURN_IF_ERROR(ref::check_plain_types({&table, 1}));
   auto weight = std::make_unique<TableWeight>();
   weight->rows = table.shape[0];
   weight->cols = table.shape[1];
-  weight->storage = storage_of(table.dtype);
   weight->table = table;
   std::atomic<int64_t> bad{-1};
   workers_.ranges(weight->rows, static_cast<double>(weight->cols),
@@ -155,10 +340,212 @@ StatusOr<std::unique_ptr<PackedWeight>> Linear::pack_table(const WeightData& tab
   return weight;
 }
 
+void Linear::read_row(const TableWeight& table, int64_t row, float* out) const {
+  const DType dtype = table.table.dtype;
+  if (dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16) {
+    kernels_->widen[storage_of(dtype)](
+        static_cast<const char*>(table.table.data) + row * dtype_bytes(dtype, table.cols),
+        table.cols, out);
+  } else {
+    ref::widen_rows(table.table, row, row + 1, out);
+  }
+}
+
+// ---- activations --------------------------------------------------------------------------------
+
+Linear::RowForm Linear::form_of(const Segment& s) {
+  RowForm form;
+  if (!s.rounds) return form;
+  if (s.form != Segment::Form::kQuant) {
+    form.kind = RowForm::Kind::kBF16;
+    return form;
+  }
+  const QuantFormat& f = kQuantFormats[s.quant];
+  form.kind = RowForm::Kind::kBytes;
+  form.sub = f.sub;
+  form.group = f.group;
+  form.offset = f.offset;
+  return form;
+}
+
+const Linear::FormedRows* Linear::formed(int32_t input, const RowForm& form) const {
+  for (const FormedRows& rows : forms_) {
+    if (rows.input == input && rows.form == form) return &rows;
+  }
+  return nullptr;
+}
+
+Status Linear::form_rows(std::span<const LinearInput> inputs) {
+  // Rows start on a line of their own, and one line more than needed keeps them from falling onto
+  // the same cache sets.
+  const auto lay_out = [&](std::byte* memory) {
+    Pieces pieces(memory);
+    for (FormedRows& f : forms_) {
+      const LinearInput& input = inputs[static_cast<size_t>(f.input)];
+      switch (f.form.kind) {
+        case RowForm::Kind::kFloats:
+          f.floats = input.x;
+          f.stride = input.stride;
+          if (input.from != nullptr) {
+            f.stride = round_up(input.cols, 16) + 16;
+            f.floats = pieces.take<float>(input.rows * f.stride);
+          }
+          break;
+        case RowForm::Kind::kBF16:
+          f.stride = round_up(input.cols, 32) + 32;
+          f.bf16 = pieces.take<uint16_t>(input.rows * f.stride);
+          break;
+        case RowForm::Kind::kBytes:
+          f.bytes.ldq = round_up(input.cols, 64) + 64;
+          f.bytes.ld_group = (input.cols + f.form.group - 1) / f.form.group;
+          f.bytes.ld_sub = input.cols / f.form.sub;
+          f.bytes.q = pieces.take<int8_t>(input.rows * f.bytes.ldq);
+          f.bytes.scale = pieces.take<float>(input.rows * f.bytes.ld_group);
+          f.bytes.start = pieces.take<int32_t>(input.rows * f.bytes.ld_sub);
+          f.bytes.sum = pieces.take<float>(input.rows * f.bytes.ld_sub);
+          break;
+      }
+    }
+    return pieces.used();
+  };
+  PONDER_ASSIGN_OR_RETURN(std::byte * memory, formed_.reserve(lay_out(nullptr)));
+  lay_out(memory);
+
+  int64_t all = 0, cols = 0;
+  for (const FormedRows& f : forms_) {
+    const LinearInput& input = inputs[static_cast<size_t>(f.input)];
+    all += input.rows;
+    cols = std::max(cols, input.cols);
+  }
+  workers_.ranges(all, 0.06 * static_cast<double>(cols), [&](int64_t first, int64_t last) {
+    for (const FormedRows& f : forms_) {
+      const LinearInput& input = inputs[static_cast<size_t>(f.input)];
+      for (int64_t r = first; r < std::min(last, input.rows); ++r) {
+        const float* x = input.x + (input.from != nullptr ? input.from[r] : r) * input.stride;
+        switch (f.form.kind) {
+          case RowForm::Kind::kFloats:
+            if (input.from != nullptr) {
+              std::copy_n(x, input.cols, const_cast<float*>(f.floats) + r * f.stride);
+            }
+            break;
+          case RowForm::Kind::kBF16:
+            kernels_->round_bf16(x, input.cols, round_up(input.cols, 4), f.bf16 + r * f.stride);
+            break;
+          case RowForm::Kind::kBytes: {
+            const QuantFormat format = {0, 0, f.form.sub, f.form.group, f.form.offset, false};
+            QuantRows row = f.bytes;
+            row.q += r * row.ldq;
+            row.scale += r * row.ld_group;
+            row.start += r * row.ld_sub;
+            row.sum += r * row.ld_sub;
+            quant_->quantize_row(x, input.cols, format, row);
+            break;
+          }
+        }
+      }
+      first = std::max<int64_t>(first - input.rows, 0);
+      last -= input.rows;
+      if (last <= 0) break;
+    }
+  });
+  return OkStatus();
+}
+
+// ---- products -----------------------------------------------------------------------------------
+
 Status Linear::run(const LinearParams& p) {
-  const auto& weight = *static_cast<const PanelWeight*>(p.w);
-  if (p.x.dim[0] == 0) return OkStatus();
-  return weight.bf16_inputs ? run_bf16(p, weight) : run_f32(p, weight);
+  LinearInput input;
+  input.x = p.x.f32();
+  input.stride = p.x.stride[0];
+  input.rows = p.x.dim[0];
+  input.cols = p.w->cols;
+  LinearProduct product;
+  product.w = static_cast<const PackedMatrix*>(p.w);
+  product.rows = input.rows;
+  product.out = p.out.f32();
+  product.out_stride = p.out.stride[0];
+  product.bias = p.bias.rank > 0 ? p.bias.f32() : nullptr;
+  return multiply({&input, 1}, {&product, 1});
+}
+
+Status Linear::multiply(std::span<const LinearInput> inputs,
+                        std::span<const LinearProduct> products) {
+  forms_.clear();
+  bool rooms = false;
+  for (const LinearProduct& p : products) {
+    if (p.rows == 0) continue;
+    for (const Segment& s : p.w->segments) {
+      rooms = rooms || s.form != Segment::Form::kFloats ||
+              (!s.rounds && p.rows > kernels_->direct_rows);
+      const RowForm form = form_of(s);
+      if (formed(p.input, form) == nullptr) forms_.push_back({form, p.input});
+    }
+  }
+  if (forms_.empty()) return OkStatus();
+  PONDER_RETURN_IF_ERROR(form_rows(inputs));
+  // Sums of products with f8 weights, of all rows of a task.
+  constexpr auto kRoom = static_cast<int64_t>(sizeof(Room) + kRowsPerTask * kPanel * sizeof(float));
+  std::byte* room = nullptr;
+  if (rooms) {
+    PONDER_ASSIGN_OR_RETURN(room, rooms_.reserve(workers_.lanes() * kRoom));
+  }
+
+  jobs_.clear();
+  int64_t tasks = 0;
+  double work = 0;
+  for (const LinearProduct& p : products) {
+    if (p.rows == 0) continue;
+    for (const Segment& s : p.w->segments) {
+      const FormedRows* rows = formed(p.input, form_of(s));
+      const int64_t row_bytes = s.depth * (!s.rounds ? 4 : s.form == Segment::Form::kQuant ? 1 : 2);
+      Job job{&p, p.w, &s, rows, Tiling(s.panels(), p.rows, row_bytes), 0};
+      tasks += job.tiling.tasks();
+      work += panel_work(s, p.rows) * static_cast<double>(s.panels());
+      job.end = tasks;
+      if (s.rounds && s.form != Segment::Form::kQuant) {
+        const bool f8 = s.form == Segment::Form::kF8;
+        const int64_t ldc = f8 ? kPanel : p.out_stride;
+        const int64_t last_k = (s.depth - 1) / s.block * s.block;
+        job.kernels[0] = find_brgemm(p.rows, std::min(s.block, s.depth), rows->stride, ldc, false);
+        if (last_k > s.block) {
+          job.kernels[1] =
+              f8 ? job.kernels[0] : find_brgemm(p.rows, s.block, rows->stride, ldc, true);
+        }
+        if (last_k > 0) {
+          job.kernels[2] = find_brgemm(p.rows, s.depth - last_k, rows->stride, ldc, !f8);
+        }
+      }
+      jobs_.push_back(job);
+    }
+  }
+  workers_.tasks(tasks, work / static_cast<double>(tasks), [&](int64_t task, uint32_t lane) {
+    const Job& job = *std::upper_bound(jobs_.begin(), jobs_.end(), task,
+                                       [](int64_t t, const Job& j) { return t < j.end; });
+    task -= job.end - job.tiling.tasks();
+    const LinearProduct& p = *job.product;
+    const Segment& s = *job.s;
+    const int64_t panel = job.tiling.panel(task);
+    const int64_t first = job.tiling.first_row(task);
+    GemmArgs g{};
+    g.m = job.tiling.row_end(task) - first;
+    g.lda = job.rows->stride;
+    g.n = static_cast<int32_t>(std::min(kPanel, s.rows - panel * kPanel));
+    g.ldc = p.out_stride;
+    g.c = p.out + first * p.out_stride + s.first + panel * kPanel;
+    g.bias = p.bias != nullptr ? p.bias + s.first + panel * kPanel : nullptr;
+    const int64_t row = p.first + first;
+    if (s.form == Segment::Form::kQuant && s.rounds) {
+      return run_quant(job, panel, g, row, room + lane * kRoom);
+    }
+    if (s.rounds) {
+      g.a = job.rows->bf16 + row * g.lda;
+      return s.form == Segment::Form::kF8 ? run_f8(job, panel, g, room + lane * kRoom)
+                                          : run_bf16(job, panel, g);
+    }
+    g.a = job.rows->floats + row * g.lda;
+    run_floats(job, panel, g, room != nullptr ? room + lane * kRoom : nullptr);
+  });
+  return OkStatus();
 }
 
 const Brgemm::Kernel* Linear::find_brgemm(int64_t rows, int64_t k, int64_t lda, int64_t ldc,
@@ -184,95 +571,112 @@ void Linear::multiply_bf16(const GemmArgs& g, const Brgemm::Kernel* brgemm) cons
   if (rest.m > 0) kernels_->gemm_bf16(rest);
 }
 
-Status Linear::run_bf16(const LinearParams& p, const PanelWeight& w) {
-  const int64_t rows = p.x.dim[0];
-  // Half a line more than needed keeps rows from falling onto the same cache sets.
-  const int64_t lda = (w.depth + 31) / 32 * 32 + 32;
-  PONDER_ASSIGN_OR_RETURN(std::byte * memory,
-                          rounded_.reserve(rows * lda * static_cast<int64_t>(sizeof(uint16_t))));
-  auto* a = reinterpret_cast<uint16_t*>(memory);
-  workers_.ranges(rows, 0.05 * static_cast<double>(w.cols), [&](int64_t first, int64_t last) {
-    for (int64_t t = first; t < last; ++t) {
-      kernels_->round_bf16(p.x.f32() + t * p.x.stride[0], w.cols, w.depth, a + t * lda);
-    }
-  });
-
-  const int64_t block = block_of(w.depth, kBlockBF16);
-  // Of the first block, of those between, and of the last, whose kernels may be one and the same.
-  const int64_t last_k = (w.depth - 1) / block * block;
-  const int64_t ldc = p.out.stride[0];
-  const Brgemm::Kernel* const first_kernel = find_brgemm(rows, block, lda, ldc, false);
-  const Brgemm::Kernel* const middle_kernel =
-      last_k > block ? find_brgemm(rows, block, lda, ldc, true) : nullptr;
-  const Brgemm::Kernel* const last_kernel =
-      last_k > 0 ? find_brgemm(rows, w.depth - last_k, lda, ldc, true) : nullptr;
-
-  const Tiling tiling(w.panels, rows, lda * static_cast<int64_t>(sizeof(uint16_t)));
-  const double work =
-      panel_work(w, rows) * static_cast<double>(w.panels) / static_cast<double>(tiling.tasks());
-  workers_.tasks(tiling.tasks(), work, [&](int64_t task, uint32_t) {
-    const int64_t panel = tiling.panel(task);
-    const int64_t first = tiling.first_row(task);
-    GemmArgs g;
-    g.m = tiling.row_end(task) - first;
-    g.lda = lda;
-    g.n = static_cast<int32_t>(std::min(kPanel, w.rows - panel * kPanel));
-    g.ldc = ldc;
-    g.c = p.out.f32() + first * ldc + panel * kPanel;
-    for (int64_t k = 0; k < w.depth; k += block) {
-      g.k = std::min(block, w.depth - k);
-      g.a = a + first * lda + k;
-      g.b = w.panel(panel) + k * kPanel * 2;
-      g.accumulate = k > 0;
-      const bool last = k + g.k == w.depth;
-      g.bias = last && p.bias.rank > 0 ? p.bias.f32() + panel * kPanel : nullptr;
-      multiply_bf16(g, k == 0 ? first_kernel : last ? last_kernel : middle_kernel);
-    }
-  });
-  return OkStatus();
+void Linear::run_bf16(const Job& job, int64_t panel, GemmArgs g) const {
+  const Segment& s = *job.s;
+  const auto* a = static_cast<const uint16_t*>(g.a);
+  const float* bias = g.bias;
+  for (int64_t k = 0; k < s.depth; k += s.block) {
+    g.k = std::min(s.block, s.depth - k);
+    g.a = a + k;
+    g.b = job.w->panel(s, panel) + k * kPanel * 2;
+    g.accumulate = k > 0;
+    const bool last = k + g.k == s.depth;
+    g.bias = last ? bias : nullptr;
+    multiply_bf16(g, job.kernels[k == 0 ? 0 : last ? 2 : 1]);
+  }
 }
 
-Status Linear::run_f32(const LinearParams& p, const PanelWeight& w) {
-  const int64_t rows = p.x.dim[0];
-  const bool direct = rows <= kernels_->direct_rows;
-  const int64_t block = block_of(w.cols, kBlockF32);
-  float* unpacked = nullptr;
-  if (!direct) {
-    PONDER_ASSIGN_OR_RETURN(
-        std::byte * memory,
-        unpacked_.reserve(workers_.lanes() * block * kPanel * static_cast<int64_t>(sizeof(float))));
-    unpacked = reinterpret_cast<float*>(memory);
+void Linear::run_f8(const Job& job, int64_t panel, GemmArgs g, std::byte* room) const {
+  const Segment& s = *job.s;
+  auto* const pairs = reinterpret_cast<uint16_t*>(reinterpret_cast<Room*>(room)->floats);
+  auto* const sums = reinterpret_cast<float*>(room + sizeof(Room));
+  const auto* scales =
+      reinterpret_cast<const float*>(job.w->data.as<std::byte>() + s.scales) + panel * s.blocks();
+  GemmArgs part = g;
+  part.c = sums;
+  part.ldc = kPanel;
+  part.n = static_cast<int32_t>(kPanel);
+  part.bias = nullptr;
+  part.accumulate = false;
+  part.b = pairs;
+  for (int64_t k = 0; k < s.depth; k += s.block) {
+    part.k = std::min(s.block, s.depth - k);
+    part.a = static_cast<const uint16_t*>(g.a) + k;
+    kernels_->f8_to_bf16(job.w->panel(s, panel) + k * kPanel, part.k, pairs);
+    const bool last = k + part.k == s.depth;
+    multiply_bf16(part, job.kernels[k == 0 ? 0 : last ? 2 : 1]);
+    kernels_->add_scaled(sums, g.m, g.n, scales[k / s.block], k > 0, last ? g.bias : nullptr, g.c,
+                         g.ldc);
   }
-  const Tiling tiling(w.panels, rows, w.cols * static_cast<int64_t>(sizeof(float)));
-  const double work =
-      panel_work(w, rows) * static_cast<double>(w.panels) / static_cast<double>(tiling.tasks());
-  workers_.tasks(tiling.tasks(), work, [&](int64_t task, uint32_t lane) {
-    const int64_t panel = tiling.panel(task);
-    const int64_t first = tiling.first_row(task);
-    GemmArgs g;
-    g.m = tiling.row_end(task) - first;
-    g.lda = p.x.stride[0];
-    g.n = static_cast<int32_t>(std::min(kPanel, w.rows - panel * kPanel));
-    g.ldc = p.out.stride[0];
-    g.c = p.out.f32() + first * g.ldc + panel * kPanel;
-    for (int64_t k = 0; k < w.cols; k += block) {
-      g.k = std::min(block, w.cols - k);
-      g.a = p.x.f32() + first * g.lda + k;
-      g.b = w.panel(panel) + k * kPanel * storage_bytes(w.storage);
-      g.accumulate = k > 0;
-      const bool last = k + g.k == w.cols;
-      g.bias = last && p.bias.rank > 0 ? p.bias.f32() + panel * kPanel : nullptr;
-      if (direct) {
-        kernels_->gemm_direct[w.storage](g);
-      } else {
-        float* floats = unpacked + lane * block * kPanel;
-        kernels_->unpack_block[w.storage](g.b, g.k, floats);
-        g.b = floats;
-        kernels_->gemm_f32(g);
+}
+
+void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
+                       std::byte* room) const {
+  const Segment& s = *job.s;
+  QuantGemmArgs q{};
+  q.sub = kQuantFormats[s.quant].sub;
+  q.group = kQuantFormats[s.quant].group;
+  q.m = g.m;
+  q.c = g.c;
+  q.ldc = g.ldc;
+  q.n = g.n;
+  QuantRows x = job.rows->bytes;
+  x.q += first * x.ldq;
+  x.scale += first * x.ld_group;
+  x.start += first * x.ld_sub;
+  x.sum += first * x.ld_sub;
+  const std::byte* b = job.w->panel(s, panel);
+  for (int64_t k = 0; k < s.depth; k += s.block) {
+    q.k = std::min(s.block, s.depth - k);
+    q.w = quant_->expand[s.quant](b, q.k, &reinterpret_cast<Room*>(room)->expanded);
+    q.x = x;
+    q.accumulate = k > 0;
+    q.bias = k + q.k == s.depth ? g.bias : nullptr;
+    quant_->gemm(q);
+    b += block_bytes(s, q.k);
+    x.q += q.k;
+    x.scale += (q.k + q.group - 1) / q.group;
+    x.start += q.k / q.sub;
+    x.sum += q.k / q.sub;
+  }
+}
+
+void Linear::run_floats(const Job& job, int64_t panel, GemmArgs g, std::byte* room) const {
+  const Segment& s = *job.s;
+  const int64_t cols = job.w->cols;
+  const auto* a = static_cast<const float*>(g.a);
+  const float* bias = g.bias;
+  auto* const scratch = reinterpret_cast<Room*>(room);
+  const bool direct =
+      s.form == Segment::Form::kFloats && job.product->rows <= kernels_->direct_rows;
+  for (int64_t k = 0; k < cols; k += s.block) {
+    g.k = std::min(s.block, cols - k);
+    g.a = a + k;
+    g.b = job.w->panel(s, panel) + block_bytes(s, k);
+    g.accumulate = k > 0;
+    g.bias = k + g.k == cols ? bias : nullptr;
+    if (direct) {
+      kernels_->gemm_direct[s.storage](g);
+      continue;
+    }
+    switch (s.form) {
+      case Segment::Form::kFloats:
+        kernels_->unpack_block[s.storage](g.b, g.k, scratch->floats);
+        break;
+      case Segment::Form::kQuant:
+        quant_->to_floats(
+            quant_->expand[s.quant](static_cast<const std::byte*>(g.b), g.k, &scratch->expanded),
+            kQuantFormats[s.quant], g.k, scratch->floats);
+        break;
+      case Segment::Form::kF8: {
+        const auto* scales = reinterpret_cast<const float*>(job.w->data.as<std::byte>() + s.scales);
+        kernels_->unpack_f8(g.b, g.k, scales[panel * s.blocks() + k / s.block], scratch->floats);
+        break;
       }
     }
-  });
-  return OkStatus();
+    g.b = scratch->floats;
+    kernels_->gemm_f32(g);
+  }
 }
 
 }  // namespace ponder::cpu

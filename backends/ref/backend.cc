@@ -33,6 +33,17 @@ class RefBackend final : public Backend {
   StatusOr<std::unique_ptr<PackedWeight>> pack_table(const WeightData& table) override {
     return ref::pack({&table, 1}, context_.pool);
   }
+  StatusOr<std::unique_ptr<PackedWeight>> pack_mla(const MlaUpWeights& up,
+                                                   const PackOptions&) override {
+    return ref::pack_mla(up, context_.pool);
+  }
+  StatusOr<std::unique_ptr<PackedExperts>> pack_experts(std::unique_ptr<ExpertSource> source,
+                                                        const PackOptions& options) override {
+    return ref::pack_experts(std::move(source), options, context_.pool);
+  }
+  StatusOr<std::unique_ptr<ExpertCache>> make_expert_cache(uint64_t budget_bytes) override {
+    return ref::make_expert_cache(budget_bytes);
+  }
   StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) const override {
     return ref::kv_layout(shape, wanted);
   }
@@ -69,6 +80,14 @@ class RefBackend final : public Backend {
     return ref::attention(p, context_.allocator, context_.pool);
   }
   Status gather_rows(const GatherRowsParams& p) override { return ref::gather_rows(p), OkStatus(); }
+  Status mla_write(const MlaWriteParams& p) override { return ref::mla_write(p), OkStatus(); }
+  Status mla_attention(const MlaAttentionParams& p) override {
+    return ref::mla_attention(p, context_.allocator, context_.pool);
+  }
+  Status route(const RouteParams& p) override { return ref::route(p); }
+  Status experts(const ExpertsParams& p) override {
+    return ref::experts(p, context_.allocator, context_.pool);
+  }
 
  private:
   const BackendContext context_;

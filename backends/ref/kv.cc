@@ -52,4 +52,21 @@ void kv_write(const KvWriteParams& p) {
   }
 }
 
+void mla_write(const MlaWriteParams& p) {
+  const KvLayout& layout = p.cache.layout;
+  const int64_t rank = p.latent.dim[1], rotary = p.k_rope.dim[1];
+  for (const SequenceSlice& slice : p.batch->sequences) {
+    for (int32_t r = 0; r < slice.rows; ++r) {
+      const int32_t position = slice.first_position + r;
+      const int64_t at = position % layout.page_tokens * (rank + rotary);
+      const float* latent = p.latent.f32() + (slice.first_row + r) * p.latent.stride[0];
+      const float* k_rope = p.k_rope.f32() + (slice.first_row + r) * p.k_rope.stride[0];
+      std::byte* page =
+          p.cache.base + slice.pages[position / layout.page_tokens] * layout.page_bytes;
+      for (int64_t e = 0; e < rank; ++e) store(page, layout.dtype, at + e, latent[e]);
+      for (int64_t e = 0; e < rotary; ++e) store(page, layout.dtype, at + rank + e, k_rope[e]);
+    }
+  }
+}
+
 }  // namespace ponder::ref

@@ -3,23 +3,6 @@
 #include "backends/ref/ops.h"
 
 namespace ponder::ref {
-namespace {
-
-// Eight partial sums, each over every eighth term: one fixed order that a compiler can vectorise.
-double dot(const float* a, const float* b, int64_t n) {
-  double sums[8] = {};
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    for (int j = 0; j < 8; ++j) sums[j] += double{a[i + j]} * double{b[i + j]};
-  }
-  for (; i < n; ++i) sums[i % 8] += double{a[i]} * double{b[i]};
-  double sum = 0;
-  for (double s : sums) sum += s;
-  return sum;
-}
-
-}  // namespace
-
 // out = x w^T + bias
 Status linear(const LinearParams& p, Allocator* allocator, ThreadPool* pool) {
   const auto* weight = static_cast<const RefWeight*>(p.w);

@@ -7,6 +7,20 @@
 
 namespace ponder::ref {
 
+// Eight partial sums, each over every eighth term: one fixed order that a compiler can vectorise.
+template <typename A>
+double dot(const A* a, const float* b, int64_t n) {
+  double sums[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    for (int j = 0; j < 8; ++j) sums[j] += double{a[i + j]} * double{b[i + j]};
+  }
+  for (; i < n; ++i) sums[i % 8] += double{a[i]} * double{b[i]};
+  double sum = 0;
+  for (double s : sums) sum += s;
+  return sum;
+}
+
 void embed(const EmbedParams& p);
 void rms_norm(const RmsNormParams& p);
 Status linear(const LinearParams& p, Allocator* allocator, ThreadPool* pool);
@@ -20,5 +34,21 @@ void gather_rows(const GatherRowsParams& p);
 StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted);
 void kv_write(const KvWriteParams& p);
 Status attention(const AttentionParams& p, Allocator* allocator, ThreadPool* pool);
+
+// A page holds rows [P, R + P'] of latent and rotary key. W^UK and W^UV are kept as floats.
+struct RefMlaWeight final : PackedWeight {
+  int64_t nope_dim = 0, value_dim = 0, rank = 0;
+  std::vector<float> values;  // [H, nope_dim + value_dim, rank]
+};
+StatusOr<std::unique_ptr<PackedWeight>> pack_mla(const MlaUpWeights& up, ThreadPool* pool);
+void mla_write(const MlaWriteParams& p);
+Status mla_attention(const MlaAttentionParams& p, Allocator* allocator, ThreadPool* pool);
+
+// The cache holds nothing: with one, an expert's mapped bytes are looked at whenever it is chosen.
+std::unique_ptr<ExpertCache> make_expert_cache(uint64_t budget_bytes);
+StatusOr<std::unique_ptr<PackedExperts>> pack_experts(std::unique_ptr<ExpertSource> source,
+                                                      const PackOptions& options, ThreadPool* pool);
+Status route(const RouteParams& p);
+Status experts(const ExpertsParams& p, Allocator* allocator, ThreadPool* pool);
 
 }  // namespace ponder::ref

@@ -75,6 +75,8 @@ class ExpertSource {
  public:
   virtual ~ExpertSource() = default;
   virtual int64_t experts() const = 0;
+  virtual int64_t hidden() const = 0;  // D
+  virtual int64_t width() const = 0;   // F
   // The expert's tensors, shapes checked. io_error: reading failed.
   virtual StatusOr<ExpertWeights> find(int64_t expert) const = 0;
   // The packed copy is made: mapped pages may leave memory.

@@ -79,6 +79,10 @@ class ExpertSource {
   virtual int64_t width() const = 0;   // F
   // The expert's tensors, shapes checked. io_error: reading failed.
   virtual StatusOr<ExpertWeights> find(int64_t expert) const = 0;
+  // The same without data: names, types and shapes, so that memory can be planned.
+  virtual StatusOr<ExpertWeights> describe(int64_t expert) const { return find(expert); }
+  // The expert will be wanted soon: reading may begin. Neither waits nor fails.
+  virtual void prefetch(int64_t expert) const { (void)expert; }
   // The packed copy is made: mapped pages may leave memory.
   virtual void drop(const ExpertWeights& weights) const = 0;
 };

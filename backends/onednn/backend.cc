@@ -9,11 +9,13 @@
 
 #include "absl/strings/ascii.h"
 #include "backends/onednn/attention.h"
+#include "backends/onednn/experts.h"
 #include "backends/onednn/isa.h"
 #include "backends/onednn/kernels.h"
 #include "backends/onednn/linear.h"
 #include "backends/onednn/mla.h"
 #include "backends/onednn/onednn.h"
+#include "backends/onednn/route.h"
 #include "backends/onednn/workers.h"
 #include "backends/ref/host_memory.h"
 
@@ -116,7 +118,8 @@ class CpuBackend final : public Backend {
         workers_(context.pool),
         linear_(kernels_, quant_kernels_for(isa), std::move(brgemm), &allocator_, context.pool),
         attention_(kernels_, &allocator_, context.pool),
-        mla_(kernels_, &allocator_, context.pool) {}
+        mla_(kernels_, &allocator_, context.pool),
+        experts_(kernels_, &linear_, &allocator_, context.pool) {}
 
   const DeviceInfo& info() const override { return info_; }
   Allocator* allocator() override { return &allocator_; }
@@ -131,6 +134,13 @@ class CpuBackend final : public Backend {
   StatusOr<std::unique_ptr<PackedWeight>> pack_mla(const MlaUpWeights& up,
                                                    const PackOptions& options) override {
     return mla_.pack(up, options);
+  }
+  StatusOr<std::unique_ptr<PackedExperts>> pack_experts(std::unique_ptr<ExpertSource> source,
+                                                        const PackOptions& options) override {
+    return experts_.pack(std::move(source), options);
+  }
+  StatusOr<std::unique_ptr<ExpertCache>> make_expert_cache(uint64_t budget_bytes) override {
+    return std::make_unique<cpu::LruExpertCache>(budget_bytes);
   }
 
   StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) const override {
@@ -230,6 +240,8 @@ class CpuBackend final : public Backend {
   Status attention(const AttentionParams& p) override { return attention_.run(p); }
   Status mla_write(const MlaWriteParams& p) override { return mla_.write(p), OkStatus(); }
   Status mla_attention(const MlaAttentionParams& p) override { return mla_.run(p); }
+  Status route(const RouteParams& p) override { return cpu::route(p, workers_); }
+  Status experts(const ExpertsParams& p) override { return experts_.run(p); }
 
   Status gather_rows(const GatherRowsParams& p) override {
     for (size_t r = 0; r < p.rows.size(); ++r) {
@@ -258,6 +270,7 @@ class CpuBackend final : public Backend {
   cpu::Linear linear_;
   cpu::Attention attention_;
   cpu::Mla mla_;
+  cpu::Experts experts_;
 };
 
 class OnednnFactory final : public BackendFactory {

@@ -157,6 +157,8 @@ struct Kernels {
 
   // out[i] = x[i] * factor
   void (*scale_out)(const float* x, float factor, int64_t n, float* out);
+  // out[i] = fma(x[i], factor, out[i])
+  void (*add_times)(const float* x, float factor, int64_t n, float* out);
 };
 
 const Kernels* kernels_portable();

@@ -295,12 +295,18 @@ bool Linear::pack_panel(const WeightData* parts, const Segment& s, int64_t cols,
 }
 
 StatusOr<std::unique_ptr<PackedMatrix>> Linear::pack(std::span<const WeightData> parts,
-                                                     const PackOptions& options) const {
+                                                     const PackOptions& options,
+                                                     Buffer memory) const {
   PONDER_ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> matrix, plan(parts, options));
-  PONDER_ASSIGN_OR_RETURN(
-      matrix->data, Buffer::create(allocator_, matrix->bytes,
-                                   absl::StrCat("weights ", parts[0].describe(),
-                                                parts.size() > 1 ? " and those beside it" : "")));
+  if (memory.size() == matrix->bytes) {
+    matrix->data = std::move(memory);
+  } else {
+    memory = Buffer();  // first: the two must not exist at once
+    PONDER_ASSIGN_OR_RETURN(
+        matrix->data, Buffer::create(allocator_, matrix->bytes,
+                                     absl::StrCat("weights ", parts[0].describe(),
+                                                  parts.size() > 1 ? " and those beside it" : "")));
+  }
   std::atomic<bool> bad{false};
   size_t part = 0;
   for (const Segment& s : matrix->segments) {

@@ -84,9 +84,11 @@ class Linear {
          Allocator* allocator, ThreadPool* pool);
   ~Linear();
 
-  // These may run beside everything else.
+  // These may run beside everything else. `memory` is used where it is exactly as large as needed:
+  // fresh pages are slow.
   StatusOr<std::unique_ptr<PackedMatrix>> pack(std::span<const WeightData> parts,
-                                               const PackOptions& options) const;
+                                               const PackOptions& options,
+                                               Buffer memory = Buffer()) const;
   // What pack() will take; parts that pack() refuses are an error here too.
   StatusOr<uint64_t> packed_bytes(std::span<const WeightData> parts,
                                   const PackOptions& options) const;

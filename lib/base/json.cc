@@ -99,13 +99,19 @@ int64_t Config::i(absl::string_view key) const {
 }
 
 int64_t Config::i(absl::string_view key, int64_t otherwise) const {
+  return has(key) ? whole(key, 1) : otherwise;
+}
+
+int64_t Config::count(absl::string_view key) const { return has(key) ? whole(key, 0) : 0; }
+
+int64_t Config::whole(absl::string_view key, int64_t least) const {
   const Json* v = find(key);
-  if (v == nullptr) return otherwise;
   // Some writers store whole numbers as 4096.0.
-  double d = v->is_number() ? v->get<double>() : 0;
-  if (!(d >= 1 && d <= static_cast<double>(kMaxInteger)) || d != std::floor(d)) {
-    fail(corrupt_error(where_, ": \"", key, "\" must be a whole number from 1 to ", kMaxInteger,
-                       ", found ", v->is_number() ? v->dump() : v->type_name()));
+  const double d = v->is_number() ? v->get<double>() : -1;
+  if (!(d >= static_cast<double>(least) && d <= static_cast<double>(kMaxInteger)) ||
+      d != std::floor(d)) {
+    fail(corrupt_error(where_, ": \"", key, "\" must be a whole number from ", least, " to ",
+                       kMaxInteger, ", found ", v->is_number() ? v->dump() : v->type_name()));
     return 1;
   }
   return static_cast<int64_t>(d);

@@ -36,6 +36,8 @@ class Config {
   // A whole number in [1, 2^31). Missing: an error, or `otherwise` where given (which may be 0).
   int64_t i(absl::string_view key) const;
   int64_t i(absl::string_view key, int64_t otherwise) const;
+  // A whole number in [0, 2^31); missing is 0.
+  int64_t count(absl::string_view key) const;
   // A finite number.
   double f(absl::string_view key) const;
   double f(absl::string_view key, double otherwise) const;
@@ -58,6 +60,7 @@ class Config {
  private:
   Config(const Json& json, std::string where, std::shared_ptr<Status> status)
       : json_(&json), where_(std::move(where)), status_(std::move(status)) {}
+  int64_t whole(absl::string_view key, int64_t least) const;  // there is one
 
   const Json* json_;
   std::string where_;

@@ -81,6 +81,22 @@ Tensor Exec::rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   return out;
 }
 
+Tensor Exec::rms_norm_both(const Tensor& a, const Tensor& a_weight, const Tensor& b,
+                           const Tensor& b_weight, double eps) {
+  Tensor out = result({a.dim[0], a.dim[1] + b.dim[1]});
+  const auto fits = [&](const Tensor& x, const Tensor& weight) {
+    return expect(
+        x.rank == 2 && x.dim[0] == a.dim[0] && weight.rank == 1 && weight.dim[0] == x.dim[1],
+        "rms_norm_both", x, weight.describe());
+  };
+  if (!fits(a, a_weight) || !fits(b, b_weight)) return out;
+  const std::vector<Tensor> halves = split(out, {a.dim[1], b.dim[1]});
+  const auto e = static_cast<float>(eps);
+  if (live()) run(backend_->rms_norm({a, a_weight, e, halves[0]}));
+  if (live()) run(backend_->rms_norm({b, b_weight, e, halves[1]}));
+  return out;
+}
+
 Tensor Exec::linear(const Tensor& x, const Linear& w) {
   Tensor out = result({x.dim[0], w.weight->rows});
   if (!expect(x.rank == 2 && x.dim[1] == w.weight->cols, "linear", x,
@@ -168,6 +184,53 @@ Tensor Exec::attention(const Tensor& q, const KvLayer& cache, const Batch& b, do
   const int64_t v_dim = cache.shape.v_dim > 0 ? cache.shape.v_dim : q.dim[2];
   Tensor out = result({q.dim[0], q.dim[1] * v_dim});
   if (live()) run(backend_->attention({q, cache, &b, static_cast<float>(scale), out}));
+  return out;
+}
+
+void Exec::mla_write(const KvLayer& cache, const Tensor& latent, const Tensor& k_rope,
+                     const Batch& b) {
+  if (!expect(latent.rank == 2 && k_rope.rank == 2 && k_rope.dim[0] == latent.dim[0], "mla_write",
+              k_rope, absl::StrCat("[", latent.dim[0], ", P]"))) {
+    return;
+  }
+  if (live()) run(backend_->mla_write({cache, latent, k_rope, &b}));
+}
+
+Tensor Exec::mla_attention(const Tensor& q_nope, const Tensor& q_rope, const KvLayer& cache,
+                           const MlaUp& up, const Batch& b, double scale) {
+  Tensor out = result({q_nope.dim[0], up.heads * up.value_dim});
+  if (!expect(q_nope.rank == 3 && q_nope.dim[1] == up.heads && q_nope.dim[2] == up.nope_dim,
+              "mla_attention", q_nope, absl::StrCat("[T, ", up.heads, ", ", up.nope_dim, "]")) ||
+      !expect(q_rope.rank == 3 && q_rope.dim[0] == q_nope.dim[0] && q_rope.dim[1] == up.heads,
+              "mla_attention", q_rope, absl::StrCat("[T, ", up.heads, ", P]"))) {
+    return out;
+  }
+  if (live()) {
+    run(backend_->mla_attention(
+        {q_nope, q_rope, cache, up.weight, &b, static_cast<float>(scale), out}));
+  }
+  return out;
+}
+
+Routing Exec::route(const Tensor& logits, const Tensor& bias, const RouterParams& router) {
+  Routing routing{result({logits.dim[0], router.top_k}), result({logits.dim[0], router.top_k})};
+  routing.ids.dtype = DType::kI32;  // as wide as an f32
+  if (!expect(logits.rank == 2 && logits.dim[1] >= router.top_k &&
+                  (bias.rank == 0 || bias.dim[0] == logits.dim[1]),
+              "route", logits, "a score for each expert")) {
+    return routing;
+  }
+  if (live()) run(backend_->route({logits, bias, router, routing.ids, routing.weights}));
+  return routing;
+}
+
+Tensor Exec::experts(const Tensor& x, const Routing& routing, const Experts& w) {
+  Tensor out = result({x.dim[0], x.dim[1]});
+  if (!expect(x.rank == 2 && x.dim[1] == w.weight->hidden, "experts", x,
+              absl::StrCat("[T, ", w.weight->hidden, "]"))) {
+    return out;
+  }
+  if (live()) run(backend_->experts({x, routing.ids, routing.weights, w.weight, out}));
   return out;
 }
 

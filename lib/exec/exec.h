@@ -36,6 +36,23 @@ struct Embedding {
   const PackedWeight* table = nullptr;
 };
 
+// The up-projections of multi-head latent attention.
+struct MlaUp {
+  const PackedWeight* weight = nullptr;
+  int64_t heads = 0, nope_dim = 0, value_dim = 0, rank = 0;
+};
+
+// The experts of one layer.
+struct Experts {
+  PackedExperts* weight = nullptr;
+};
+
+// Which experts a row goes to, and how much each of them counts.
+struct Routing {
+  Tensor ids;      // i32 [T, k], ascending
+  Tensor weights;  // [T, k]
+};
+
 // Rotary position embedding (RoFormer, arXiv 2104.09864): which angles, and how elements pair.
 struct Rope {
   std::vector<float> inv_freq;  // [E/2]
@@ -71,6 +88,9 @@ class Exec {
   KvLayer kv(int layer) const;
   Tensor embed(const Embedding& table, std::span<const int32_t> tokens);  // [T, D]
   Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps);     // as x
+  // Both, each normalised with its own weight, side by side: [T, D] and [T, E] -> [T, D + E].
+  Tensor rms_norm_both(const Tensor& a, const Tensor& a_weight, const Tensor& b,
+                       const Tensor& b_weight, double eps);
   Tensor linear(const Tensor& x, const Linear& w);                        // [T, N]
   Tensor add(const Tensor& a, const Tensor& b);
   Tensor swiglu(const Tensor& gate_up);  // [T, 2F] -> [T, F]
@@ -80,6 +100,12 @@ class Exec {
   void rope(const Tensor& x, const Rope& rope, const Batch& b);  // in place
   void kv_write(const KvLayer& cache, const Tensor& k, const Tensor& v, const Batch& b);
   Tensor attention(const Tensor& q, const KvLayer& cache, const Batch& b, double scale);  // [T, H*E]
+  void mla_write(const KvLayer& cache, const Tensor& latent, const Tensor& k_rope, const Batch& b);
+  // [T, H*U]
+  Tensor mla_attention(const Tensor& q_nope, const Tensor& q_rope, const KvLayer& cache,
+                       const MlaUp& up, const Batch& b, double scale);
+  Routing route(const Tensor& logits, const Tensor& bias, const RouterParams& router);
+  Tensor experts(const Tensor& x, const Routing& routing, const Experts& w);  // [T, D]
   Tensor rows_wanted(const Tensor& x, const Batch& b);  // [R, D]
 
  private:

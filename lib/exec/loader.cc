@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "lib/exec/expert_source.h"
 #include "lib/tensor/half.h"
 
 namespace ponder {
@@ -46,23 +47,19 @@ const Status& Loader::status() const { return shared_->status; }
 StatusOr<WeightData> Loader::find(absl::string_view name,
                                   std::initializer_list<int64_t> shape) const {
   PONDER_RETURN_IF_ERROR(shared_->status);
-  PONDER_ASSIGN_OR_RETURN(WeightData data,
-                          shared_->checkpoint.find(absl::StrCat(prefix_, name)));
-  if (!std::equal(data.shape.begin(), data.shape.end(), shape.begin(), shape.end())) {
-    WeightData wanted;
-    wanted.name = data.name;
-    wanted.dtype = data.dtype;
-    wanted.shape = shape;
-    return corrupt_error("tensor ", data.describe(), " does not fit config.json, which asks for ",
-                         wanted.describe(), "; the two files belong to different models");
-  }
-  return data;
+  return find_weight(shared_->checkpoint, absl::StrCat(prefix_, name),
+                     {shape.begin(), shape.size()});
 }
 
 void Loader::count(const WeightData& data) const {
+  count(static_cast<uint64_t>(data.elements()),
+        static_cast<uint64_t>(dtype_bytes(data.dtype, data.elements())));
+}
+
+void Loader::count(uint64_t parameters, uint64_t bytes) const {
   Shared& s = *shared_;
-  s.store->parameters += static_cast<uint64_t>(data.elements());
-  s.store->bytes += static_cast<uint64_t>(dtype_bytes(data.dtype, data.elements()));
+  s.store->parameters += parameters;
+  s.store->bytes += bytes;
   if (!s.status.ok()) return;  // stopped: the host has been asked for the last time
   if (s.progress && s.progress(s.store->bytes, std::max(s.total, s.store->bytes)) != 0) {
     fail(cancelled_error("loading was stopped by the progress callback"));
@@ -145,6 +142,71 @@ Embedding Loader::embedding(absl::string_view name, int64_t rows, int64_t cols) 
   Embedding embedding{packed->get()};
   shared_->store->weights.push_back(*std::move(packed));
   return embedding;
+}
+
+MlaUp Loader::mla_up(int64_t heads, int64_t nope_dim, int64_t value_dim, int64_t rank) const {
+  MlaUpWeights up;
+  up.heads = heads;
+  up.nope_dim = nope_dim;
+  up.value_dim = value_dim;
+  up.rank = rank;
+  const bool whole = has("kv_b_proj.weight") || !has("k_b_proj.weight");
+  const auto pack = [&]() -> StatusOr<std::unique_ptr<PackedWeight>> {
+    if (whole) {
+      PONDER_ASSIGN_OR_RETURN(up.kv,
+                              find("kv_b_proj.weight", {heads * (nope_dim + value_dim), rank}));
+    } else {
+      PONDER_ASSIGN_OR_RETURN(up.k_transposed, find("k_b_proj.weight", {heads, rank, nope_dim}));
+      PONDER_ASSIGN_OR_RETURN(up.v, find("v_b_proj.weight", {heads, value_dim, rank}));
+      up.k_transposed.shape = {heads * rank, nope_dim};
+      up.v.shape = {heads * value_dim, rank};
+    }
+    return shared_->backend->pack_mla(up, shared_->options);
+  };
+  StatusOr<std::unique_ptr<PackedWeight>> packed = pack();
+  if (!packed.ok()) {
+    fail(packed.status());
+    packed = std::make_unique<PackedWeight>();
+    (*packed)->rows = heads * (nope_dim + value_dim);
+    (*packed)->cols = rank;
+  } else if (whole) {
+    shared_->checkpoint.drop(up.kv);
+    count(up.kv);
+  } else {
+    shared_->checkpoint.drop(up.k_transposed);
+    shared_->checkpoint.drop(up.v);
+    count(up.k_transposed);
+    count(up.v);
+  }
+  const MlaUp result{packed->get(), heads, nope_dim, value_dim, rank};
+  shared_->store->weights.push_back(*std::move(packed));
+  return result;
+}
+
+Experts Loader::experts(absl::string_view name, int64_t count_of, int64_t width,
+                        int64_t hidden) const {
+  const std::string prefix = absl::StrCat(prefix_, name, ".");
+  uint64_t bytes = 0;
+  const auto pack = [&]() -> StatusOr<std::unique_ptr<PackedExperts>> {
+    PONDER_RETURN_IF_ERROR(shared_->status);
+    PONDER_ASSIGN_OR_RETURN(
+        std::unique_ptr<ExpertSource> source,
+        make_expert_source(shared_->checkpoint, prefix, count_of, width, hidden, &bytes));
+    return shared_->backend->pack_experts(std::move(source), shared_->options);
+  };
+  StatusOr<std::unique_ptr<PackedExperts>> packed = pack();
+  if (!packed.ok()) {
+    fail(packed.status());
+    packed = std::make_unique<PackedExperts>();
+    (*packed)->experts = count_of;
+    (*packed)->width = width;
+    (*packed)->hidden = hidden;
+  } else {
+    count(static_cast<uint64_t>(3 * count_of * width * hidden), bytes);
+  }
+  const Experts result{packed->get()};
+  shared_->store->experts.push_back(*std::move(packed));
+  return result;
 }
 
 Tensor Loader::vector(absl::string_view name, int64_t size) const {

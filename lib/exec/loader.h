@@ -1,9 +1,13 @@
 // Loader: finds tensors by the names that the checkpoint gives them and hands them to the backend.
 //
+// A weight stored as f8_e4m3 comes with its scales, the tensor "<name>_scale_inv", one f32 for each
+// 128 x 128 elements; blocks at the edges are cut off. Missing, misshaped or non-finite scales are
+// corrupt_error.
+//
 // A model's constructor asks for its weights with the shapes it expects; the first thing that is
-// missing or does not fit is remembered and harmless placeholders are returned, so constructors stay
-// plain and the caller reads status() once. in() makes a Loader for a scope of names; all Loaders
-// made from one share its status and its store.
+// missing or does not fit is remembered and harmless placeholders are returned, so constructors
+// stay plain and the caller reads status() once. in() makes a Loader for a scope of names; all
+// Loaders made from one share its status and its store.
 //
 // Threads: one at a time. What it made lives in the WeightStore, which outlives the model.
 #pragma once
@@ -27,6 +31,7 @@ namespace ponder {
 // Owner of everything that a model's views point at.
 struct WeightStore {
   std::vector<std::unique_ptr<PackedWeight>> weights;
+  std::vector<std::unique_ptr<PackedExperts>> experts;
   std::vector<Buffer> vectors;
   uint64_t parameters = 0;
   uint64_t bytes = 0;  // in the checkpoint
@@ -37,7 +42,8 @@ class Loader {
   // Nonzero stops the load with cancelled_error. In bytes of the checkpoint.
   using Progress = std::function<int32_t(uint64_t done, uint64_t total)>;
 
-  // Everything passed must outlive the Loader; `store` also outlives the model.
+  // Everything passed must outlive the Loader; `store` also outlives the model, and so does
+  // `checkpoint` where options.expert_cache is set: experts are then read while the model runs.
   Loader(const Checkpoint& checkpoint, Backend* backend, PackOptions options, WeightStore* store,
          Progress progress);
 
@@ -55,6 +61,13 @@ class Loader {
   Linear fused(std::initializer_list<Part> parts, int64_t cols) const;
   // "name.weight" [rows, cols] for looking up rows.
   Embedding embedding(absl::string_view name, int64_t rows, int64_t cols) const;
+  // The up-projections of latent attention in whichever form the checkpoint has them: "kv_b_proj"
+  // [H * (N + U), R], or "k_b_proj" [H, R, N] and "v_b_proj" [H, U, R] (GGUF's split form).
+  MlaUp mla_up(int64_t heads, int64_t nope_dim, int64_t value_dim, int64_t rank) const;
+  // "name.<e>.gate_proj", "up_proj" and "down_proj" of each expert (Hugging Face), or one tensor
+  // [count, rows, cols] for each of the three (GGUF). All shapes are checked now, whenever the data
+  // is read.
+  Experts experts(absl::string_view name, int64_t count, int64_t width, int64_t hidden) const;
   // A vector such as a norm's weight, by its full name; becomes f32.
   Tensor vector(absl::string_view name, int64_t size) const;
 
@@ -69,6 +82,7 @@ class Loader {
   StatusOr<WeightData> find(absl::string_view name, std::initializer_list<int64_t> shape) const;
   Tensor load_vector(const std::vector<WeightData>& parts) const;
   void count(const WeightData& data) const;
+  void count(uint64_t parameters, uint64_t bytes) const;
 
   std::shared_ptr<Shared> shared_;
   std::string prefix_;

@@ -42,6 +42,9 @@ class Checkpoint {
   // not_found_error: no such tensor. unsupported_error: an element type that we do not compute
   // with.
   virtual StatusOr<WeightData> find(absl::string_view name) const = 0;
+  // Part `index` of a tensor whose outermost dimension is cut into single steps: expert 3 of a
+  // stack [256, 2048, 7168] is a matrix [2048, 7168]. As find(), but no more than the part is read.
+  virtual StatusOr<WeightData> find_slice(absl::string_view name, int64_t index) const = 0;
   // Bytes [offset, offset + n) of a tensor of any element type, within its bytes.
   virtual Status read(absl::string_view name, uint64_t offset, void* dst, uint64_t n) const = 0;
   // The backend has made its own copy of a tensor that find() gave: a mapped one's pages may leave

@@ -37,19 +37,38 @@ bool FileCheckpoint::has(absl::string_view name) const { return lookup(name) != 
 
 StatusOr<WeightData> FileCheckpoint::find(absl::string_view name) const {
   PONDER_ASSIGN_OR_RETURN(const StoredTensor* tensor, entry(name));
-  const File& file = files_[tensor->file];
-  if (!tensor->dtype.has_value()) {
-    return unsupported_error(where(), "/", excerpt(file.name, 255), ": tensor ", quote(name),
-                             " is stored as ", tensor->type,
-                             "; weights must be F32, F16 or BF16: use such a version of the model");
+  return view(*tensor, tensor->shape, 0, tensor->bytes);
+}
+
+StatusOr<WeightData> FileCheckpoint::find_slice(absl::string_view name, int64_t index) const {
+  PONDER_ASSIGN_OR_RETURN(const StoredTensor* tensor, entry(name));
+  const std::vector<int64_t>& shape = tensor->shape;
+  if (shape.size() < 2 || index < 0 || index >= shape[0]) {
+    return invalid_argument_error("part ", index, " wanted of tensor ", quote(name), ", which has ",
+                                  shape.size() < 2 ? 0 : shape[0], " parts");
+  }
+  // Rows are whole blocks, so parts are whole bytes.
+  const uint64_t bytes = tensor->bytes / static_cast<uint64_t>(shape[0]);
+  return view(*tensor, {shape.begin() + 1, shape.end()}, static_cast<uint64_t>(index) * bytes,
+              bytes);
+}
+
+StatusOr<WeightData> FileCheckpoint::view(const StoredTensor& tensor, std::vector<int64_t> shape,
+                                          uint64_t offset, uint64_t bytes) const {
+  const File& file = files_[tensor.file];
+  if (!tensor.dtype.has_value()) {
+    return unsupported_error(where(), "/", excerpt(file.name, 255), ": tensor ", quote(tensor.name),
+                             " is stored as ", tensor.type,
+                             "; weights must be F32, F16, BF16, F8_E4M3 or of a GGUF block type:"
+                             " use such a version of the model");
   }
   WeightData weight;
-  weight.name = std::string(name);
-  weight.dtype = *tensor->dtype;
-  weight.shape = tensor->shape;
+  weight.name = tensor.name;
+  weight.dtype = *tensor.dtype;
+  weight.shape = std::move(shape);
   if (file.view->data() != nullptr) {
     PONDER_RETURN_IF_ERROR(file.view->check());
-    const std::byte* data = file.view->data() + tensor->offset;
+    const std::byte* data = file.view->data() + tensor.offset + offset;
     // Writers pad headers so that this holds; where one did not, a copy is the way out. Blocks of
     // quantised elements are read byte by byte and may lie anywhere.
     const DTypeInfo type = dtype_info(weight.dtype);
@@ -61,9 +80,9 @@ StatusOr<WeightData> FileCheckpoint::find(absl::string_view name) const {
     }
   }
   PONDER_ASSIGN_OR_RETURN(
-      Buffer made, Buffer::create(allocator_, tensor->bytes, absl::StrCat("tensor ", quote(name))));
+      Buffer made, Buffer::create(allocator_, bytes, absl::StrCat("tensor ", quote(tensor.name))));
   auto buffer = std::make_shared<Buffer>(std::move(made));
-  PONDER_RETURN_IF_ERROR(read(name, 0, buffer->data(), tensor->bytes));
+  PONDER_RETURN_IF_ERROR(read(tensor.name, offset, buffer->data(), bytes));
   weight.data = buffer->data();
   weight.owner = std::move(buffer);
   return weight;

@@ -26,7 +26,9 @@ struct Architecture {
 
 constexpr Architecture kArchitectures[] = {{"qwen2", "Qwen2ForCausalLM", false},
                                            {"llama", "LlamaForCausalLM", true},
-                                           {"qwen3", "Qwen3ForCausalLM", false}};
+                                           {"qwen3", "Qwen3ForCausalLM", false},
+                                           {"qwen3moe", "Qwen3MoeForCausalLM", false},
+                                           {"deepseek2", "DeepseekV3ForCausalLM", true}};
 
 struct Name {
   absl::string_view gguf, hugging_face;
@@ -35,12 +37,35 @@ struct Name {
 constexpr Name kTopNames[] = {
     {"token_embd", "model.embed_tokens"}, {"output_norm", "model.norm"}, {"output", "lm_head"}};
 constexpr Name kLayerNames[] = {
-    {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},
-    {"attn_k_norm", "self_attn.k_norm"}, {"ffn_norm", "post_attention_layernorm"},
-    {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"}};
+    {"attn_norm", "input_layernorm"},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"},
+    {"attn_q_norm", "self_attn.q_norm"},
+    {"attn_k_norm", "self_attn.k_norm"},
+    {"ffn_norm", "post_attention_layernorm"},
+    {"ffn_gate", "mlp.gate_proj"},
+    {"ffn_up", "mlp.up_proj"},
+    {"ffn_down", "mlp.down_proj"},
+    // Mixtures of experts; the experts of a layer are one tensor, which Hugging Face has no name
+    // for.
+    {"ffn_gate_inp", "mlp.gate"},
+    {"ffn_gate_exps", "mlp.experts.gate_proj"},
+    {"ffn_up_exps", "mlp.experts.up_proj"},
+    {"ffn_down_exps", "mlp.experts.down_proj"},
+    {"ffn_gate_shexp", "mlp.shared_experts.gate_proj"},
+    {"ffn_up_shexp", "mlp.shared_experts.up_proj"},
+    {"ffn_down_shexp", "mlp.shared_experts.down_proj"},
+    // Multi-head latent attention; kv_b may be split into k_b, transposed, and v_b.
+    {"attn_q_a", "self_attn.q_a_proj"},
+    {"attn_q_a_norm", "self_attn.q_a_layernorm"},
+    {"attn_q_b", "self_attn.q_b_proj"},
+    {"attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa"},
+    {"attn_kv_a_norm", "self_attn.kv_a_layernorm"},
+    {"attn_kv_b", "self_attn.kv_b_proj"},
+    {"attn_k_b", "self_attn.k_b_proj"},
+    {"attn_v_b", "self_attn.v_b_proj"}};
 
 template <size_t N>
 absl::string_view find_name(const Name (&names)[N], absl::string_view gguf) {
@@ -65,9 +90,13 @@ std::string hugging_face_name(absl::string_view gguf) {
   const size_t border = rest.find('.');
   if (border == rest.npos) return std::string(gguf);
   const absl::string_view layer = rest.substr(0, border);
-  const absl::string_view part = find_name(kLayerNames, rest.substr(border + 1));
   uint32_t number = 0;
-  if (part.empty() || !absl::SimpleAtoi(layer, &number)) return std::string(gguf);
+  if (!absl::SimpleAtoi(layer, &number)) return std::string(gguf);
+  if (rest.substr(border + 1) == "exp_probs_b" && ending == ".bias") {
+    return absl::StrCat("model.layers.", number, ".mlp.gate.e_score_correction_bias");
+  }
+  const absl::string_view part = find_name(kLayerNames, rest.substr(border + 1));
+  if (part.empty()) return std::string(gguf);
   return absl::StrCat("model.layers.", number, ".", part, ending);
 }
 
@@ -126,6 +155,9 @@ class ConfigWriter {
   std::optional<std::string> text(absl::string_view suffix) {
     return keep(metadata_.text(prefix_ + std::string(suffix)));
   }
+  std::optional<bool> boolean(absl::string_view suffix) {
+    return keep(metadata_.boolean(prefix_ + std::string(suffix)));
+  }
 
  private:
   template <typename T>
@@ -164,9 +196,10 @@ StatusOr<Json> frequency_factors(const FileSource& source, const GgufFiles& gguf
 }
 
 Status write_rope(const FileSource& source, const GgufFiles& gguf, absl::string_view what,
-                  bool interleaved, ConfigWriter* config) {
+                  const Architecture& architecture, ConfigWriter* config) {
+  const bool deepseek = architecture.name == "deepseek2";
   config->set("rope_theta", config->number("rope.freq_base").value_or(10000.0));
-  if (interleaved) config->set("rope_interleaved", true);
+  if (architecture.interleaved) config->set("rope_interleaved", true);
   if (const GgufTensor* factors = gguf.find("rope_freqs.weight"); factors != nullptr) {
     PONDER_ASSIGN_OR_RETURN(Json list, frequency_factors(source, gguf, *factors, what));
     Json scaling = {{"rope_type", "factors"}};
@@ -192,8 +225,72 @@ Status write_rope(const FileSource& source, const GgufFiles& gguf, absl::string_
   for (const auto& [key, suffix] : yarn) {
     if (const auto value = config->number(suffix)) scaling[key] = *value;
   }
+  if (deepseek && type == "yarn") {
+    // The converter keeps a tenth of mscale_all_dim and drops mscale, which is the same in every
+    // model: cos and sin then stay as they are, and the softmax has all of the temperature.
+    if (const auto tenth = config->number("rope.scaling.yarn_log_multiplier")) {
+      scaling["mscale"] = *tenth * 10;
+      scaling["mscale_all_dim"] = *tenth * 10;
+    } else {
+      scaling["attention_factor"] = 1.0;
+    }
+  }
   config->set("rope_scaling", std::move(scaling));
   return OkStatus();
+}
+
+// Heads, widths and routing of latent attention and mixtures: architecture deepseek2.
+void write_deepseek(ConfigWriter* config, absl::string_view what) {
+  config->size("kv_lora_rank", "attention.kv_lora_rank");
+  if (const auto rank = config->whole("attention.q_lora_rank"); rank.value_or(0) != 0) {
+    config->set("q_lora_rank", *rank);
+  }
+  config->size("qk_rope_head_dim", "rope.dimension_count");
+  // Older conversions have the widths of a head under names that newer ones use for the latent's.
+  const auto keys = config->whole("attention.key_length_mla");
+  const auto values = config->whole("attention.value_length_mla");
+  const int64_t key = keys ? *keys : config->whole("attention.key_length").value_or(0);
+  const int64_t nope = key - config->whole("rope.dimension_count").value_or(0);
+  if (nope < 1) {
+    return config->fail(corrupt_error(what, ": keys of ", key, " elements leave none beside the ",
+                                      "rotary part (\"deepseek2.rope.dimension_count\")"));
+  }
+  config->set("qk_nope_head_dim", nope);
+  config->set("v_head_dim", values ? *values : config->whole("attention.value_length").value_or(0));
+  config->optional_size("first_k_dense_replace", "leading_dense_block_count");
+  config->optional_size("n_shared_experts", "expert_shared_count");
+  const auto experts = config->whole("expert_count");
+  config->set("n_routed_experts", experts.value_or(0));
+  if (const auto scale = config->number("expert_weights_scale"); scale.has_value()) {
+    config->set("routed_scaling_factor", *scale);
+  }
+  const int64_t gating = config->whole("expert_gating_func").value_or(1);
+  if (gating < 0 || gating > 2) {  // 0: not told
+    config->fail(unsupported_error(what, ": expert_gating_func ", gating,
+                                   " is not supported; known are 1 (softmax) and 2 (sigmoid)"));
+  }
+  auto groups = config->whole("expert_group_count");
+  auto kept = config->whole("expert_group_used_count");
+  // Older conversions of DeepSeek-V2 and of V3 and R1 do not say that experts are chosen by groups.
+  if (!groups.has_value() && experts == 256 && gating == 2) groups = 8, kept = 4;
+  if (!groups.has_value() && experts == 160 && gating != 2) groups = 8, kept = 3;
+  config->set("n_group", groups.value_or(1));
+  config->set("topk_group", kept.value_or(1));
+  config->set("scoring_func", gating == 2 ? "sigmoid" : "softmax");
+  config->set("topk_method", gating == 2              ? "noaux_tc"
+                             : groups.value_or(1) > 1 ? "group_limited_greedy"
+                                                      : "greedy");
+}
+
+// A head's width: keys and values alike.
+void write_heads(ConfigWriter* config, absl::string_view what) {
+  config->optional_size("head_dim", "attention.key_length");
+  const auto keys = config->whole("attention.key_length");
+  const auto values = config->whole("attention.value_length");
+  if (keys != values && values.has_value()) {
+    config->fail(unsupported_error(what, ": keys of ", keys.value_or(0), " and values of ", *values,
+                                   " elements a head are not supported for this architecture"));
+  }
 }
 
 StatusOr<Json> read_config(const FileSource& source, const GgufFiles& gguf,
@@ -213,16 +310,22 @@ StatusOr<Json> read_config(const FileSource& source, const GgufFiles& gguf,
   config.size("num_attention_heads", "attention.head_count");
   config.optional_size("num_key_value_heads", "attention.head_count_kv");
   config.size("max_position_embeddings", "context_length");
-  config.optional_size("head_dim", "attention.key_length");
-  const auto keys = config.whole("attention.key_length");
-  const auto values = config.whole("attention.value_length");
-  if (keys != values && values.has_value()) {
-    config.fail(unsupported_error(what, ": keys of ", keys.value_or(0), " and values of ", *values,
-                                  " elements a head are not supported for this architecture"));
+  const bool deepseek = architecture.name == "deepseek2";
+  if (deepseek) {
+    write_deepseek(&config, what);
+  } else {
+    write_heads(&config, what);
+  }
+  if (config.whole("expert_count").has_value()) {
+    config.size("moe_intermediate_size", "expert_feed_forward_length");
+    config.size("num_experts_per_tok", "expert_used_count");
+    // Qwen3's conversions say nothing, and all its mixtures normalise.
+    config.set("norm_topk_prob", config.boolean("expert_weights_norm").value_or(!deepseek));
+    if (!deepseek) config.size("num_experts", "expert_count");
   }
   const auto eps = config.number("attention.layer_norm_rms_epsilon");
   if (eps.has_value()) config.set("rms_norm_eps", *eps);
-  PONDER_RETURN_IF_ERROR(write_rope(source, gguf, what, architecture.interleaved, &config));
+  PONDER_RETURN_IF_ERROR(write_rope(source, gguf, what, architecture, &config));
   PONDER_RETURN_IF_ERROR(config.status());
   return config.take();
 }
@@ -332,7 +435,8 @@ Status open_gguf(std::shared_ptr<const FileSource> source, absl::string_view fil
   }
   if (architecture == nullptr) {
     return unsupported_error(what, ": models of architecture ", quote(*name),
-                             " are not supported; known are qwen2, llama and qwen3");
+                             " are not supported; known are qwen2,"
+                             " llama, qwen3, qwen3moe and deepseek2");
   }
   PONDER_ASSIGN_OR_RETURN(files->config, read_config(*source, gguf, *architecture, what));
   files->architecture = std::string(architecture->class_name);

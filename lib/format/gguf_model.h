@@ -14,7 +14,8 @@
 namespace ponder {
 
 // Fills everything but the name and the fingerprint. `file` is the only file or the first of a
-// split model. unsupported_error for architectures other than qwen2, llama and qwen3.
+// split model. unsupported_error for architectures other than qwen2, llama,
+// qwen3, qwen3moe and deepseek2.
 Status open_gguf(std::shared_ptr<const FileSource> source, absl::string_view file,
                  Allocator* allocator, ModelFiles* files);
 

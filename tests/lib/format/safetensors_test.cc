@@ -284,13 +284,29 @@ TEST(SafetensorsFile, TellsWhatItHolds) {
   EXPECT_TRUE(fails(checkpoint.info("y").status(), kMissing, "\"y\""));
 }
 
+TEST(SafetensorsFile, GivesPartsOfStackedTensors) {
+  HostFiles host;
+  host.files["m"] = safetensors_file(
+      std::string("{") + entry("a", "F8_E4M3", "[3,1,2]", "[0,6]") + "}", "uvwxyz");
+  auto checkpoint = open_safetensors(host.source(), "m", default_allocator());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto part = (*checkpoint)->find_slice("a", 1);
+  ASSERT_TRUE(part.ok()) << part.status();
+  EXPECT_EQ((std::vector<int64_t>{1, 2}), part->shape);
+  EXPECT_EQ(DType::kF8_E4M3, part->dtype);
+  EXPECT_EQ("wx", std::string(static_cast<const char*>(part->data), 2));
+  EXPECT_TRUE(fails((*checkpoint)->find_slice("a", 3).status(), kInvalid, "part 3"));
+  EXPECT_TRUE(fails((*checkpoint)->find_slice("a", -1).status(), kInvalid, "part -1"));
+  EXPECT_TRUE(fails((*checkpoint)->find_slice("b", 0).status(), kMissing, "\"b\""));
+}
+
 TEST(SafetensorsFile, ListsElementTypesThatItDoesNotComputeWith) {
   HostFiles host;
   host.files["m"] =
-      safetensors_file(std::string("{") + entry("a", "F8_E4M3", "[4]", "[0,4]") + "}", "wxyz");
+      safetensors_file(std::string("{") + entry("a", "F8_E5M2", "[4]", "[0,4]") + "}", "wxyz");
   auto checkpoint = open_safetensors(host.source(), "m", default_allocator());
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-  EXPECT_TRUE(fails((*checkpoint)->find("a").status(), kUnsupported, "stored as F8_E4M3"));
+  EXPECT_TRUE(fails((*checkpoint)->find("a").status(), kUnsupported, "stored as F8_E5M2"));
   char part[2];
   ASSERT_TRUE((*checkpoint)->read("a", 1, part, 2).ok());
   EXPECT_EQ('x', part[0]);

@@ -1,0 +1,158 @@
+// Multi-token prediction against goldens made with the glue of SGLang and vLLM, and GGUF
+// conversions of mixtures against transformers on the dequantised weights. In float32.
+//
+// Tolerances are those of the reference data's README: logits 5e-4 absolute; greedy tokens equal as
+// long as the reference's own margin is above 0.005.
+#include "tests/golden/rig.h"
+
+namespace ponder {
+namespace {
+
+class GoldenDraft : public testing::TestWithParam<std::tuple<std::string, std::string>> {};
+
+TEST_P(GoldenDraft, LayerForMultiTokenPredictionMatchesItsReference) {
+  const auto& [checkpoint, backend] = GetParam();
+  const fs::path folder = kOracle / "A" / checkpoint;
+  if (!fs::exists(folder)) GTEST_SKIP() << "no reference data at " << folder;
+  Rig rig(folder.string(), backend, {.draft_layer = true});
+  if (rig.unsupported()) GTEST_SKIP() << rig.status().message();
+  ASSERT_TRUE(rig.ok()) << rig.status();
+  ASSERT_TRUE(rig.graph().has_draft_layer());
+  EXPECT_EQ(rig.graph().kv_shape().layers, rig.layers() + 1);
+  const auto golden = open_golden(folder / "golden", "golden.safetensors");
+  const Json manifest =
+      parse_json(read_text(folder / "golden" / "manifest.json"), "manifest.json").value();
+  int prompts = 0;
+  for (const Json& prompt : manifest["prompts"]) {
+    const std::string name = prompt["name"];
+    if (!golden->has(name + ".mtp.pos_i.last_logits")) continue;
+    SCOPED_TRACE(name);
+    ++prompts;
+    const std::vector<int32_t> ids = prompt["ids"];
+    std::vector<std::vector<std::vector<float>>> hidden;
+    rig.rewind();
+    rig.feed(ids, 77, &hidden);
+    const auto width = static_cast<size_t>(rig.width());
+    // The last row of the reference is the state after the model's final norm.
+    const std::vector<float> rows = floats(*golden, name + ".hidden_last");
+    const float* final_state = rows.data() + static_cast<size_t>(rig.layers() + 1) * width;
+    EXPECT_LE(largest_difference(final_state, hidden.back().back().data(), width),
+              2e-4f * largest_magnitude(final_state, width));
+
+    const std::vector<int32_t> top = integers(*golden, name + ".mtp.pos_i.top20_ids");
+    const std::vector<float> top_logits = floats(*golden, name + ".mtp.pos_i.top20_logits");
+    ASSERT_EQ(top.size(), (ids.size() - 1) * 20);
+    std::vector<float> last;
+    for (size_t at = 0; at + 1 < ids.size();) {  // in pieces, as a prompt would be
+      const size_t n = std::min<size_t>(ids.size() - 1 - at, 50);
+      std::vector<int32_t> tokens;
+      std::vector<float> states;
+      for (size_t i = at; i < at + n; ++i) {
+        tokens.push_back(ids[i + 1]);
+        states.insert(states.end(), hidden.back()[i].begin(), hidden.back()[i].end());
+      }
+      const auto draft = rig.draft(tokens, states, static_cast<int32_t>(at));
+      for (size_t i = 0; i < n; ++i) {
+        const float* logits = draft.logits.f32() + static_cast<int64_t>(i) * draft.logits.dim[1];
+        for (size_t j = 0; j < 20; ++j) {
+          const size_t k = (at + i) * 20 + j;
+          EXPECT_NEAR(logits[top[k]], top_logits[k], 5e-4) << "pair " << at + i;
+        }
+        last.assign(logits, logits + draft.logits.dim[1]);
+      }
+      at += n;
+    }
+    const std::vector<float> wanted = floats(*golden, name + ".mtp.pos_i.last_logits");
+    ASSERT_EQ(wanted.size(), last.size());
+    EXPECT_LE(largest_difference(wanted.data(), last.data(), last.size()), 5e-4f);
+  }
+  EXPECT_GE(prompts, 4);
+}
+
+TEST(GoldenDraftOptions, DraftLayerIsLeftOutUnlessAskedFor) {
+  const fs::path folder = kOracle / "A" / "dsv3-bf16";
+  if (!fs::exists(folder)) GTEST_SKIP() << "no reference data at " << folder;
+  const Rig without(folder.string(), "ref");
+  ASSERT_TRUE(without.ok()) << without.status();
+  EXPECT_FALSE(without.graph().has_draft_layer());
+  EXPECT_EQ(without.graph().kv_shape().layers, without.layers());
+  // GGUF conversions drop the layer: asking for it is no error.
+  const Rig gguf((kOracle / "B" / "dsv3-bf16" / "dsv3-bf16-Q4_K_M.gguf").string(), "ref",
+                 {.draft_layer = true});
+  ASSERT_TRUE(gguf.ok()) << gguf.status();
+  EXPECT_FALSE(gguf.graph().has_draft_layer());
+}
+
+INSTANTIATE_TEST_SUITE_P(All, GoldenDraft,
+                         testing::Combine(testing::Values("dsv3-bf16", "dsv3-fp8"),
+                                          testing::ValuesIn(backends())),
+                         [](const auto& given) {
+                           std::string name =
+                               std::get<0>(given.param) + "_on_" + std::get<1>(given.param);
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+struct Conversion {
+  std::string checkpoint, type;
+};
+
+class GoldenGguf : public testing::TestWithParam<Conversion> {};
+
+// Activations stay float32 in the reference backend, as in the reference data.
+TEST_P(GoldenGguf, MatchesTransformersOnDequantisedWeights) {
+  const auto& [checkpoint, type] = GetParam();
+  const fs::path folder = kOracle / "B" / checkpoint;
+  const fs::path file = folder / (checkpoint + "-" + type + ".gguf");
+  if (!fs::exists(file)) GTEST_SKIP() << "no reference data at " << file;
+  Rig rig(file.string(), "ref");
+  ASSERT_TRUE(rig.ok()) << rig.status();
+  const auto golden = open_golden(folder, "golden-" + type + ".safetensors");
+  const Json manifest =
+      parse_json(read_text(kOracle / "A" / checkpoint / "golden/manifest.json"), "manifest.json")
+          .value();
+  int prompts = 0;
+  for (const Json& prompt : manifest["prompts"]) {
+    const std::string name = prompt["name"];
+    if (!golden->has(name + ".hf_dequant.last_logits")) continue;
+    SCOPED_TRACE(name);
+    ++prompts;
+    const std::vector<int32_t> ids = prompt["ids"];
+    rig.rewind();
+    const auto logits = rig.feed(ids, 77, nullptr);
+    ASSERT_EQ(logits.size(), ids.size());
+    const std::vector<float> last = floats(*golden, name + ".hf_dequant.last_logits");
+    ASSERT_EQ(last.size(), logits.back().size());
+    EXPECT_LE(largest_difference(last.data(), logits.back().data(), last.size()), 5e-4f);
+    const std::vector<int32_t> top = integers(*golden, name + ".hf_dequant.top5_ids");
+    const std::vector<float> top_logits = floats(*golden, name + ".hf_dequant.top5_logits");
+    for (size_t i = 0; i < top.size(); ++i) {
+      EXPECT_NEAR(logits[i / 5][static_cast<size_t>(top[i])], top_logits[i], 5e-4)
+          << "position " << i / 5;
+    }
+    const std::vector<int32_t> greedy = integers(*golden, name + ".hf_dequant.greedy_ids");
+    const std::vector<float> margin = floats(*golden, name + ".hf_dequant.greedy_margin");
+    std::vector<float> row = logits.back();
+    for (size_t i = 0; i < greedy.size(); ++i) {
+      const auto best =
+          static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin());
+      if (margin[i] > 0.005f) {
+        EXPECT_EQ(best, greedy[i]) << "token " << i;
+      }
+      row = rig.feed({greedy[i]}, 1, nullptr).at(0);
+    }
+  }
+  EXPECT_GE(prompts, 5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Mixtures, GoldenGguf,
+                         testing::Values(Conversion{"dsv3-bf16", "Q4_K_M"},
+                                         Conversion{"qwen3moe-bf16", "Q4_0"}),
+                         [](const auto& given) {
+                           std::string name = given.param.checkpoint + "_" + given.param.type;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace ponder

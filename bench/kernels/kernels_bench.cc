@@ -18,6 +18,7 @@ namespace ponder::bench {
 namespace {
 
 uint32_t pool_threads = 2;
+int64_t experts = 32;
 
 BackendContext context() {
   BackendContext c;
@@ -393,6 +394,8 @@ ThreadPool* pool() {
   return threads.get();
 }
 
+int64_t r1_experts() { return experts; }
+
 std::vector<uint16_t> random_bf16(size_t n) {
   std::vector<uint16_t> values(n);
   uint32_t state = 1;
@@ -406,12 +409,17 @@ std::vector<uint16_t> random_bf16(size_t n) {
 }  // namespace ponder::bench
 
 int main(int argc, char** argv) {
-  // Our own flag is taken out before the others are read.
+  // Our own flags are taken out before the others are read.
+  const auto value_of = [](const char* arg, const char* flag) {
+    const size_t n = std::strlen(flag);
+    return std::strncmp(arg, flag, n) == 0 ? arg + n : nullptr;
+  };
   int kept = 1;
   for (int i = 1; i < argc; ++i) {
-    constexpr char kFlag[] = "--pool_threads=";
-    if (std::strncmp(argv[i], kFlag, sizeof(kFlag) - 1) == 0) {
-      ponder::bench::pool_threads = static_cast<uint32_t>(std::atoi(argv[i] + sizeof(kFlag) - 1));
+    if (const char* threads = value_of(argv[i], "--pool_threads=")) {
+      ponder::bench::pool_threads = static_cast<uint32_t>(std::atoi(threads));
+    } else if (const char* count = value_of(argv[i], "--r1_experts=")) {
+      ponder::bench::experts = std::atoi(count);
     } else {
       argv[kept++] = argv[i];
     }

@@ -81,6 +81,21 @@ class CheckpointExperts final : public ExpertSource {
     PONDER_ASSIGN_OR_RETURN(weights.down, part(expert, "down_proj", {hidden_, width_}));
     return weights;
   }
+  StatusOr<ExpertWeights> describe(int64_t expert) const override {
+    ExpertWeights weights;
+    for (const auto& [what, to] :
+         {std::pair("gate_proj", &weights.gate), std::pair("up_proj", &weights.up),
+          std::pair("down_proj", &weights.down)}) {
+      PONDER_ASSIGN_OR_RETURN(*to, checkpoint_.describe(name(expert, what)));
+      if (stacked_) to->shape.erase(to->shape.begin());  // shapes were checked
+    }
+    return weights;
+  }
+  void prefetch(int64_t expert) const override {
+    for (const char* what : {"gate_proj", "up_proj", "down_proj"}) {
+      checkpoint_.prefetch(name(expert, what), stacked_ ? expert : -1);
+    }
+  }
   void drop(const ExpertWeights& weights) const override {
     checkpoint_.drop(weights.gate);
     checkpoint_.drop(weights.up);

@@ -30,6 +30,10 @@ namespace ponder {
 
 // Owner of everything that a model's views point at.
 struct WeightStore {
+  // Where experts are read on demand: what they are read from, and where they are kept. Outlive
+  // `experts`.
+  std::unique_ptr<Checkpoint> checkpoint;
+  std::unique_ptr<ExpertCache> expert_cache;
   std::vector<std::unique_ptr<PackedWeight>> weights;
   std::vector<std::unique_ptr<PackedExperts>> experts;
   std::vector<Buffer> vectors;

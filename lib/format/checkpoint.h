@@ -45,6 +45,11 @@ class Checkpoint {
   // Part `index` of a tensor whose outermost dimension is cut into single steps: expert 3 of a
   // stack [256, 2048, 7168] is a matrix [2048, 7168]. As find(), but no more than the part is read.
   virtual StatusOr<WeightData> find_slice(absl::string_view name, int64_t index) const = 0;
+  // What find() would give, but for the data and its owner: nothing is read or mapped in.
+  virtual StatusOr<WeightData> describe(absl::string_view name) const = 0;
+  // The tensor, or part `slice` of it (-1: all), will be wanted soon: mapped pages may come into
+  // memory. Neither waits nor fails.
+  virtual void prefetch(absl::string_view name, int64_t slice) const = 0;
   // Bytes [offset, offset + n) of a tensor of any element type, within its bytes.
   virtual Status read(absl::string_view name, uint64_t offset, void* dst, uint64_t n) const = 0;
   // The backend has made its own copy of a tensor that find() gave: a mapped one's pages may leave

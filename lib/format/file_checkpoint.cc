@@ -55,17 +55,9 @@ StatusOr<WeightData> FileCheckpoint::find_slice(absl::string_view name, int64_t 
 
 StatusOr<WeightData> FileCheckpoint::view(const StoredTensor& tensor, std::vector<int64_t> shape,
                                           uint64_t offset, uint64_t bytes) const {
-  const File& file = files_[tensor.file];
-  if (!tensor.dtype.has_value()) {
-    return unsupported_error(where(), "/", excerpt(file.name, 255), ": tensor ", quote(tensor.name),
-                             " is stored as ", tensor.type,
-                             "; weights must be F32, F16, BF16, F8_E4M3 or of a GGUF block type:"
-                             " use such a version of the model");
-  }
-  WeightData weight;
-  weight.name = tensor.name;
-  weight.dtype = *tensor.dtype;
+  PONDER_ASSIGN_OR_RETURN(WeightData weight, blank(tensor));
   weight.shape = std::move(shape);
+  const File& file = files_[tensor.file];
   if (file.view->data() != nullptr) {
     PONDER_RETURN_IF_ERROR(file.view->check());
     const std::byte* data = file.view->data() + tensor.offset + offset;
@@ -86,6 +78,37 @@ StatusOr<WeightData> FileCheckpoint::view(const StoredTensor& tensor, std::vecto
   weight.data = buffer->data();
   weight.owner = std::move(buffer);
   return weight;
+}
+
+StatusOr<WeightData> FileCheckpoint::blank(const StoredTensor& tensor) const {
+  if (!tensor.dtype.has_value()) {
+    return unsupported_error(where(), "/", excerpt(files_[tensor.file].name, 255), ": tensor ",
+                             quote(tensor.name), " is stored as ", tensor.type,
+                             "; weights must be F32, F16, BF16, F8_E4M3 or of a GGUF block type:"
+                             " use such a version of the model");
+  }
+  WeightData weight;
+  weight.name = tensor.name;
+  weight.dtype = *tensor.dtype;
+  weight.shape = tensor.shape;
+  return weight;
+}
+
+StatusOr<WeightData> FileCheckpoint::describe(absl::string_view name) const {
+  PONDER_ASSIGN_OR_RETURN(const StoredTensor* tensor, entry(name));
+  return blank(*tensor);
+}
+
+void FileCheckpoint::prefetch(absl::string_view name, int64_t slice) const {
+  const StoredTensor* tensor = lookup(name);
+  if (tensor == nullptr || tensor->shape.empty()) return;
+  const FileView& file = *files_[tensor->file].view;
+  if (file.data() == nullptr || slice >= tensor->shape[0]) return;
+  const uint64_t parts = slice < 0 ? 1 : static_cast<uint64_t>(tensor->shape[0]);
+  const uint64_t bytes = tensor->bytes / parts;
+  file.prefetch(
+      file.data() + tensor->offset + bytes * static_cast<uint64_t>(std::max<int64_t>(0, slice)),
+      bytes);
 }
 
 void FileCheckpoint::drop(const WeightData& weight) const {

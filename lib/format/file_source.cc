@@ -80,6 +80,12 @@ class MappedView final : public FileView {
     const auto end = (reinterpret_cast<uintptr_t>(data) + bytes) / page * page;
     if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
   }
+  void prefetch(const void* data, uint64_t bytes) const override {
+    const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+    const auto begin = reinterpret_cast<uintptr_t>(data) / page * page;
+    const auto end = reinterpret_cast<uintptr_t>(data) + bytes;
+    if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
+  }
 
  private:
   std::shared_ptr<const OpenFile> file_;

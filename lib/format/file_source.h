@@ -33,6 +33,8 @@ class FileView {
   virtual Status check() const { return OkStatus(); }
   // These bytes will hardly be wanted again: their pages may leave memory. They stay readable.
   virtual void drop(const void* data, uint64_t bytes) const { (void)data, (void)bytes; }
+  // These bytes will be wanted soon: their pages may come into memory. Does not wait for them.
+  virtual void prefetch(const void* data, uint64_t bytes) const { (void)data, (void)bytes; }
 
  protected:
   FileView(const void* data, uint64_t size)

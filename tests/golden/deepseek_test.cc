@@ -93,6 +93,39 @@ INSTANTIATE_TEST_SUITE_P(All, GoldenDraft,
                            return name;
                          });
 
+class ExpertsOnDemand : public testing::TestWithParam<std::string> {};
+
+// From Hugging Face's tensors per expert, with scales, and from GGUF's stacks; mapped and read.
+TEST_P(ExpertsOnDemand, GiveTheVerySameLogitsWithinTheirBudget) {
+  for (const char* path : {"A/dsv3-fp8", "A/qwen3moe-bf16", "B/dsv3-bf16/dsv3-bf16-Q4_K_M.gguf"}) {
+    for (const Mapping mapping : {Mapping::kAlways, Mapping::kNever}) {
+      SCOPED_TRACE(absl::StrCat(path, mapping == Mapping::kNever ? " read" : " mapped"));
+      if (!fs::exists(kOracle / path)) GTEST_SKIP() << "no reference data at " << kOracle / path;
+      Rig all((kOracle / path).string(), GetParam());
+      if (all.unsupported()) GTEST_SKIP() << all.status().message();
+      ASSERT_TRUE(all.ok()) << all.status();
+      // About a fifth of what the experts take in float32.
+      const uint64_t budget = 500'000;
+      Rig some((kOracle / path).string(), GetParam(), {}, budget, mapping);
+      ASSERT_TRUE(some.ok()) << some.status();
+      const std::vector<int32_t> ids = {5, 17, 230, 9, 88, 411, 3, 77, 500, 123, 6, 342};
+      for (const int chunk : {5, 1}) {
+        all.rewind();
+        some.rewind();
+        EXPECT_EQ(all.feed(ids, chunk, nullptr), some.feed(ids, chunk, nullptr));
+      }
+      const ExpertCacheStats stats = some.expert_stats();
+      EXPECT_EQ(stats.budget_bytes, budget);
+      EXPECT_LE(stats.held_bytes, budget);
+      EXPECT_GT(stats.misses, 0u);
+      EXPECT_GT(stats.bytes_read, 0u);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ExpertsOnDemand, testing::ValuesIn(backends()),
+                         [](const auto& given) { return given.param; });
+
 struct Conversion {
   std::string checkpoint, type;
 };

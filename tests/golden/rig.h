@@ -108,7 +108,9 @@ class Rig {
   static constexpr int kMaxRows = 128;
   static constexpr int kContext = 448;
 
-  Rig(const std::string& path, const std::string& backend_name, const GraphOptions& options = {}) {
+  // `expert_bytes`: what experts may take; 0: they stay.
+  Rig(const std::string& path, const std::string& backend_name, const GraphOptions& options = {},
+      uint64_t expert_bytes = 0, Mapping mapping = Mapping::kAuto) {
     pool_ = make_thread_pool(2).value();
     const BackendContext context{default_allocator(), pool_.get(), {}};
     for (const BackendFactory* factory : builtin_backends()) {
@@ -120,9 +122,14 @@ class Rig {
       }
     }
     if (backend_ == nullptr) return;
-    files_ = std::make_unique<ModelFiles>(open_model_path(path).value());
+    files_ = std::make_unique<ModelFiles>(open_model_path(path, {.mapping = mapping}).value());
     const Config config(files_->config, "config.json");
-    const Loader loader(*files_->weights, backend_.get(), {Precision::kF32}, &store_, nullptr);
+    PackOptions pack{Precision::kF32};
+    if (expert_bytes != 0) {
+      store_.expert_cache = backend_->make_expert_cache(expert_bytes).value();
+      pack.expert_cache = store_.expert_cache.get();
+    }
+    const Loader loader(*files_->weights, backend_.get(), pack, &store_, nullptr);
     auto graph = make_model(config, loader, options);
     status_ = graph.status();
     if (!graph.ok()) return;
@@ -159,6 +166,7 @@ class Rig {
   bool unsupported() const { return status_.code() == absl::StatusCode::kUnimplemented; }
   RoutingSpy& spy() { return *backend_; }
   const ModelGraph& graph() const { return *graph_; }
+  ExpertCacheStats expert_stats() const { return store_.expert_cache->stats(); }
   int layers() const { return graph_->layers(); }
 
   // Appends tokens in steps of at most `chunk` rows; returns the logits of all of them, and the

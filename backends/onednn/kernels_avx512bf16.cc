@@ -170,9 +170,11 @@ void f8_to_bf16(const void* codes, int64_t k, uint16_t* out) {
     return _mm512_or_si512(v, _mm512_and_si512(_mm512_slli_epi16(code, 8), sign));
   };
   const auto* from = static_cast<const uint8_t*>(codes);
+  const int64_t next = k * kPanel;  // the panel's next block comes while this one is multiplied
   for (int64_t i = 0; i < k; i += 4, out += kPanel * 4, from += kPanel * 4) {
 #pragma GCC unroll 4
     for (int j = 0; j < kColumns; ++j) {
+      _mm_prefetch(reinterpret_cast<const char*>(from + next + j * 64), _MM_HINT_T0);
       const __m512i v = _mm512_loadu_si512(from + j * 64);
       _mm512_storeu_si512(out + j * 32, values(_mm512_shuffle_epi8(v, first)));
       _mm512_storeu_si512(out + kPanel * 2 + j * 32, values(_mm512_shuffle_epi8(v, second)));
@@ -180,10 +182,52 @@ void f8_to_bf16(const void* codes, int64_t k, uint16_t* out) {
   }
 }
 
+// The same in fewer and quicker instructions: both bytes of a bf16 come out of tables of 128 bytes,
+// 64 codes at a time.
+struct alignas(64) HalvesOfF8 {
+  uint8_t low[128];
+  uint8_t high[128];
+};
+constexpr HalvesOfF8 halves_of_f8() {
+  HalvesOfF8 table{};
+  for (int code = 0; code < 128; ++code) {
+    table.low[code] = static_cast<uint8_t>(kBf16OfF8.of[code]);
+    table.high[code] = static_cast<uint8_t>(kBf16OfF8.of[code] >> 8);
+  }
+  return table;
+}
+constexpr HalvesOfF8 kHalvesOfF8 = halves_of_f8();
+
+__attribute__((target("avx512vbmi"))) void f8_to_bf16_vbmi(const void* codes, int64_t k,
+                                                           uint16_t* out) {
+  const __m512i low0 = _mm512_load_si512(kHalvesOfF8.low);
+  const __m512i low1 = _mm512_load_si512(kHalvesOfF8.low + 64);
+  const __m512i high0 = _mm512_load_si512(kHalvesOfF8.high);
+  const __m512i high1 = _mm512_load_si512(kHalvesOfF8.high + 64);
+  // In each lane: bytes 0 and 1 of each four, then 2 and 3.
+  const __m512i pairs = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+  const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
+  const auto* from = static_cast<const uint8_t*>(codes);
+  const int64_t next = k * kPanel;  // the panel's next block comes while this one is multiplied
+  for (int64_t i = 0; i < k; i += 4, out += kPanel * 4, from += kPanel * 4) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kColumns; ++j) {
+      _mm_prefetch(reinterpret_cast<const char*>(from + next + j * 64), _MM_HINT_T0);
+      const __m512i code = _mm512_shuffle_epi8(_mm512_loadu_si512(from + j * 64), pairs);
+      const __m512i low = _mm512_permutex2var_epi8(low0, code, low1);
+      __m512i high = _mm512_permutex2var_epi8(high0, code, high1);
+      high = _mm512_ternarylogic_epi32(high, code, sign, 0xf8);  // high | (code & sign)
+      _mm512_storeu_si512(out + j * 32, _mm512_unpacklo_epi8(low, high));
+      _mm512_storeu_si512(out + kPanel * 2 + j * 32, _mm512_unpackhi_epi8(low, high));
+    }
+  }
+}
+
 Kernels make_kernels() {
   Kernels k = *kernels_avx512();
   k.gemm_bf16 = gemm_bf16;
-  k.f8_to_bf16 = f8_to_bf16;
+  k.f8_to_bf16 = __builtin_cpu_supports("avx512vbmi") ? f8_to_bf16_vbmi : f8_to_bf16;
   k.round_bf16 = round_bf16;
   k.latent_values_bf16 = latent_values_bf16;
   return k;

@@ -110,9 +110,9 @@ struct Kernels {
   void (*f8_to_bf16)(const void* codes, int64_t k, uint16_t* out);
   // k codes of a panel times `scale`, in gemm_f32's order.
   void (*unpack_f8)(const void* codes, int64_t k, float scale, float* out);
-  // c[r][j] = part[r][j] * scale, added to c[r][j] when there is something, and to bias[j] if any,
-  // for j < n; part is [m, 64].
-  void (*add_scaled)(const float* part, int64_t m, int64_t n, float scale, bool accumulate,
+  // c[r][j] = part[r][j] * scale + before[r][j] + bias[j] for j < n, one rounding per sum; part and
+  // before are [m, 64], before may be null or c, bias null.
+  void (*add_scaled)(const float* part, int64_t m, int64_t n, float scale, const float* before,
                      const float* bias, float* c, int64_t ldc);
 
   // c[r][j] += bias[j]

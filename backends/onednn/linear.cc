@@ -489,8 +489,9 @@ Status Linear::multiply(std::span<const LinearInput> inputs,
   }
   if (forms_.empty()) return OkStatus();
   PONDER_RETURN_IF_ERROR(form_rows(inputs));
-  // Sums of products with f8 weights, of all rows of a task.
-  constexpr auto kRoom = static_cast<int64_t>(sizeof(Room) + kRowsPerTask * kPanel * sizeof(float));
+  // And sums of all rows of a task; with f8 weights those of one block too.
+  constexpr auto kRoom =
+      static_cast<int64_t>(sizeof(Room) + 2 * kRowsPerTask * kPanel * sizeof(float));
   std::byte* room = nullptr;
   if (rooms) {
     PONDER_ASSIGN_OR_RETURN(room, rooms_.reserve(workers_.lanes() * kRoom));
@@ -595,11 +596,12 @@ void Linear::run_bf16(const Job& job, int64_t panel, GemmArgs g) const {
 void Linear::run_f8(const Job& job, int64_t panel, GemmArgs g, std::byte* room) const {
   const Segment& s = *job.s;
   auto* const pairs = reinterpret_cast<uint16_t*>(reinterpret_cast<Room*>(room)->floats);
-  auto* const sums = reinterpret_cast<float*>(room + sizeof(Room));
+  auto* const part_sums = reinterpret_cast<float*>(room + sizeof(Room));
+  float* const sums = part_sums + kRowsPerTask * kPanel;
   const auto* scales =
       reinterpret_cast<const float*>(job.w->data.as<std::byte>() + s.scales) + panel * s.blocks();
   GemmArgs part = g;
-  part.c = sums;
+  part.c = part_sums;
   part.ldc = kPanel;
   part.n = static_cast<int32_t>(kPanel);
   part.bias = nullptr;
@@ -611,39 +613,43 @@ void Linear::run_f8(const Job& job, int64_t panel, GemmArgs g, std::byte* room) 
     kernels_->f8_to_bf16(job.w->panel(s, panel) + k * kPanel, part.k, pairs);
     const bool last = k + part.k == s.depth;
     multiply_bf16(part, job.kernels[k == 0 ? 0 : last ? 2 : 1]);
-    kernels_->add_scaled(sums, g.m, g.n, scales[k / s.block], k > 0, last ? g.bias : nullptr, g.c,
-                         g.ldc);
+    kernels_->add_scaled(part_sums, g.m, last ? g.n : kPanel, scales[k / s.block],
+                         k > 0 ? sums : nullptr, last ? g.bias : nullptr, last ? g.c : sums,
+                         last ? g.ldc : kPanel);
   }
 }
 
 void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
                        std::byte* room) const {
   const Segment& s = *job.s;
+  // Rows of the output lie far apart; sums that are added to meanwhile lie together.
+  float* const sums = reinterpret_cast<float*>(room + sizeof(Room));
   QuantGemmArgs q{};
   q.sub = kQuantFormats[s.quant].sub;
   q.group = kQuantFormats[s.quant].group;
   q.m = g.m;
-  q.c = g.c;
-  q.ldc = g.ldc;
-  q.n = g.n;
-  QuantRows x = job.rows->bytes;
-  x.q += first * x.ldq;
-  x.scale += first * x.ld_group;
-  x.start += first * x.ld_sub;
-  x.sum += first * x.ld_sub;
+  q.ld_before = kPanel;
+  q.x = job.rows->bytes;
+  q.x.q += first * q.x.ldq;
+  q.x.scale += first * q.x.ld_group;
+  q.x.start += first * q.x.ld_sub;
+  q.x.sum += first * q.x.ld_sub;
   const std::byte* b = job.w->panel(s, panel);
   for (int64_t k = 0; k < s.depth; k += s.block) {
     q.k = std::min(s.block, s.depth - k);
     q.w = quant_->expand[s.quant](b, q.k, &reinterpret_cast<Room*>(room)->expanded);
-    q.x = x;
-    q.accumulate = k > 0;
-    q.bias = k + q.k == s.depth ? g.bias : nullptr;
+    const bool last = k + q.k == s.depth;
+    q.before = k > 0 ? sums : nullptr;
+    q.c = last ? g.c : sums;
+    q.ldc = last ? g.ldc : kPanel;
+    q.n = last ? g.n : static_cast<int32_t>(kPanel);
+    q.bias = last ? g.bias : nullptr;
     quant_->gemm(q);
     b += block_bytes(s, q.k);
-    x.q += q.k;
-    x.scale += (q.k + q.group - 1) / q.group;
-    x.start += q.k / q.sub;
-    x.sum += q.k / q.sub;
+    q.x.q += q.k;
+    q.x.scale += (q.k + q.group - 1) / q.group;
+    q.x.start += q.k / q.sub;
+    q.x.sum += q.k / q.sub;
   }
 }
 

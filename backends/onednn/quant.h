@@ -86,6 +86,7 @@ struct ExpandedBlock {
   const float* scale;  // [k/sub][64]
   const float* min;    // [k/sub][64]; null when the type has none
   uint8_t highest = 255;  // no q is larger
+  bool stored = false;    // q is the packed block itself
 };
 // Room that an expand function may use: q, then scales, then minima.
 struct alignas(64) ExpandRoom {
@@ -111,10 +112,11 @@ struct QuantGemmArgs {
   QuantRows x;  // pointers at this block's first input, and first row
   int32_t sub, group;
   int64_t m, k;
+  const float* before;  // [m, n] of the blocks before this one, may be c; null: zeros
+  int64_t ld_before;
   float* c;  // [m, n]
   int64_t ldc;
   int32_t n;          // 1 to 64 columns exist
-  bool accumulate;    // else c = 0 before
   const float* bias;  // [n], added last; or null
 };
 

@@ -24,7 +24,7 @@ constexpr int kDotRows = 4;
 constexpr int kDotColumns = 2;
 constexpr int kDotColumnsOne = 4;
 
-template <int kSteps>
+template <int kRun>
 struct Dot {
   void start(int32_t first) { sum = _mm256_set1_epi32(first); }
   void open() { part = _mm256_setzero_si256(); }
@@ -55,11 +55,11 @@ struct Dot<0> {
 
 void dot_gemm(const QuantGemmArgs& g) {
   const int pair = 2 * 127 * g.w.highest;
-  if (8 * pair <= INT16_MAX && g.sub == 32) return gemm_in_steps<8>(g);
-  if (4 * pair <= INT16_MAX) return gemm_in_steps<4>(g);
-  if (2 * pair <= INT16_MAX) return gemm_in_steps<2>(g);
-  if (pair <= INT16_MAX) return gemm_in_steps<1>(g);
-  gemm_in_steps<0>(g);
+  if (8 * pair <= INT16_MAX && g.sub == 32) return gemm_in_runs<8>(g);
+  if (4 * pair <= INT16_MAX) return gemm_in_runs<4>(g);
+  if (2 * pair <= INT16_MAX) return gemm_in_runs<2>(g);
+  if (pair <= INT16_MAX) return gemm_in_runs<1>(g);
+  gemm_in_runs<0>(g);
 }
 
 constexpr QuantKernels kKernels = quant_kernels();

@@ -17,12 +17,12 @@ namespace {
 
 #include "backends/onednn/tiles.inc"
 
-constexpr int kDotRows = 6;
+constexpr int kDotRows = 3;
 constexpr int kDotColumns = 4;
 constexpr int kDotColumnsOne = 4;
 
 // Sums of four products of bytes in 32 bits, without saturation: any number of steps.
-template <int kSteps>
+template <int kRun>
 struct Dot {
   void start(int32_t first) { sum = _mm512_set1_epi32(first); }
   void open() {}
@@ -33,7 +33,7 @@ struct Dot {
 
 #include "backends/onednn/quant_generic.inc"
 
-void dot_gemm(const QuantGemmArgs& g) { gemm_in_steps<4>(g); }
+void dot_gemm(const QuantGemmArgs& g) { gemm_in_runs<1>(g); }
 
 constexpr QuantKernels kKernels = quant_kernels();
 

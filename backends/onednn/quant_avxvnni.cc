@@ -22,7 +22,7 @@ constexpr int kDotColumns = 2;
 constexpr int kDotColumnsOne = 8;
 
 // Sums of four products of bytes in 32 bits, without saturation: any number of steps.
-template <int kSteps>
+template <int kRun>
 struct Dot {
   void start(int32_t first) { sum = _mm256_set1_epi32(first); }
   void open() {}
@@ -33,7 +33,7 @@ struct Dot {
 
 #include "backends/onednn/quant_generic.inc"
 
-void dot_gemm(const QuantGemmArgs& g) { gemm_in_steps<4>(g); }
+void dot_gemm(const QuantGemmArgs& g) { gemm_in_runs<1>(g); }
 
 constexpr QuantKernels kKernels = quant_kernels();
 

@@ -24,7 +24,7 @@ constexpr int kDotColumns = 2;
 constexpr int kDotColumnsOne = 4;
 
 // Even and odd bytes apart, as pairs of 16-bit numbers.
-template <int kSteps>
+template <int kRun>
 struct Dot {
   void start(int32_t first) { sum = i_set(first); }
   void open() {}
@@ -50,7 +50,7 @@ struct Dot {
 
 #include "backends/onednn/quant_generic.inc"
 
-void dot_gemm(const QuantGemmArgs& g) { gemm_in_steps<4>(g); }
+void dot_gemm(const QuantGemmArgs& g) { gemm_in_runs<1>(g); }
 
 constexpr QuantKernels kKernels = quant_kernels();
 

@@ -88,9 +88,14 @@ Weights pack(std::unique_ptr<Backend> b, const std::vector<std::pair<int64_t, in
       data.shape = {n, k};
       std::vector<float> floats;
       std::vector<uint16_t> halves;
+      std::vector<char> blocks;
       if (dtype == DType::kF32) {
         floats = random_floats(static_cast<size_t>(n * k));
         data.data = floats.data();
+      } else if (dtype_is_blocked(dtype) || dtype == DType::kF8_E4M3) {
+        // One byte everywhere: codes of some size, and finite scales whatever the type.
+        blocks.assign(static_cast<size_t>(dtype_bytes(dtype, n * k)), 0x35);
+        data.data = blocks.data();
       } else {
         halves = random_bf16(static_cast<size_t>(n * k));
         // Read as binary16 the same bits are small numbers too.
@@ -173,6 +178,44 @@ void shapes(benchmark::internal::Benchmark* b) {
 }
 BENCHMARK_CAPTURE(linear, bf16, true)->Apply(shapes);
 BENCHMARK_CAPTURE(linear, bf16_own_kernels_only, false)->Apply(shapes);
+
+// All products of a layer with quantised weights.
+void quant_rows(benchmark::internal::Benchmark* b) {
+  b->UseRealTime()->Unit(benchmark::kMillisecond)->ArgName("rows");
+  for (int64_t m : {1, 2, 8, 32, 512}) b->Arg(m);
+}
+#define PONDER_QUANT_LAYER(name, dtype) \
+  BENCHMARK_CAPTURE(layer, name, dtype, Precision::kAuto, cpu::Isa::kAvx512Bf16)->Apply(quant_rows)
+PONDER_QUANT_LAYER(q8_0, DType::kQ8_0);
+PONDER_QUANT_LAYER(q4_0, DType::kQ4_0);
+PONDER_QUANT_LAYER(q4_1, DType::kQ4_1);
+PONDER_QUANT_LAYER(q5_0, DType::kQ5_0);
+PONDER_QUANT_LAYER(q2_k, DType::kQ2_K);
+PONDER_QUANT_LAYER(q3_k, DType::kQ3_K);
+PONDER_QUANT_LAYER(q4_k, DType::kQ4_K);
+PONDER_QUANT_LAYER(q5_k, DType::kQ5_K);
+PONDER_QUANT_LAYER(q6_k, DType::kQ6_K);
+PONDER_QUANT_LAYER(iq4_xs, DType::kIQ4_XS);
+PONDER_QUANT_LAYER(iq3_xxs, DType::kIQ3_XXS);
+PONDER_QUANT_LAYER(iq2_xs, DType::kIQ2_XS);
+PONDER_QUANT_LAYER(iq1_s, DType::kIQ1_S);
+PONDER_QUANT_LAYER(mxfp4, DType::kMXFP4);
+PONDER_QUANT_LAYER(f8, DType::kF8_E4M3);
+#undef PONDER_QUANT_LAYER
+
+// A product whose weights stay in the second-level cache: what the kernels could do if memory were
+// no limit.
+void linear_in_cache(benchmark::State& state, DType dtype) {
+  const Weights w = pack(backend(), {{512, 1536}}, dtype, Precision::kAuto, 1);
+  run_linears(state, w, state.range(0), 1);
+}
+BENCHMARK_CAPTURE(linear_in_cache, q8_0, DType::kQ8_0)->UseRealTime()->Arg(1);
+BENCHMARK_CAPTURE(linear_in_cache, q4_0, DType::kQ4_0)->UseRealTime()->Arg(1);
+BENCHMARK_CAPTURE(linear_in_cache, q4_k, DType::kQ4_K)->UseRealTime()->Arg(1);
+BENCHMARK_CAPTURE(linear_in_cache, q5_k, DType::kQ5_K)->UseRealTime()->Arg(1);
+BENCHMARK_CAPTURE(linear_in_cache, q6_k, DType::kQ6_K)->UseRealTime()->Arg(1);
+BENCHMARK_CAPTURE(linear_in_cache, iq4_xs, DType::kIQ4_XS)->UseRealTime()->Arg(1);
+BENCHMARK_CAPTURE(linear_in_cache, f8, DType::kF8_E4M3)->UseRealTime()->Arg(1);
 
 void pack_weights(benchmark::State& state, DType dtype) {
   constexpr int64_t kN = 17920, kK = 1536;

@@ -31,17 +31,20 @@ class PoolAdapter final : public dnnl::threadpool_interop::threadpool_iface {
 };
 thread_local bool PoolAdapter::inside_ = false;
 
-void onednn_matmul(benchmark::State& state) {
+// `bytes`: s8 times s8 to s32, without any scales: what int8 products with scales are measured by.
+void onednn_matmul(benchmark::State& state, bool bytes) {
   try {
     const int64_t m = state.range(0), n = state.range(1), k = state.range(2);
     using memory = dnnl::memory;
     const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
     PoolAdapter adapter;
     dnnl::stream stream = dnnl::threadpool_interop::make_stream(engine, &adapter);
-    const memory::desc x_desc({m, k}, memory::data_type::bf16, memory::format_tag::ab);
-    const memory::desc any_desc({k, n}, memory::data_type::bf16, memory::format_tag::any);
-    const memory::desc plain_desc({k, n}, memory::data_type::bf16, memory::format_tag::ba);
-    const memory::desc out_desc({m, n}, memory::data_type::f32, memory::format_tag::ab);
+    const auto type = bytes ? memory::data_type::s8 : memory::data_type::bf16;
+    const auto sum_type = bytes ? memory::data_type::s32 : memory::data_type::f32;
+    const memory::desc x_desc({m, k}, type, memory::format_tag::ab);
+    const memory::desc any_desc({k, n}, type, memory::format_tag::any);
+    const memory::desc plain_desc({k, n}, type, memory::format_tag::ba);
+    const memory::desc out_desc({m, n}, sum_type, memory::format_tag::ab);
     const dnnl::matmul::primitive_desc desc(engine, x_desc, any_desc, out_desc);
     const dnnl::matmul matmul(desc);
     auto plain = random_bf16(static_cast<size_t>(n * k));
@@ -68,8 +71,8 @@ void onednn_matmul(benchmark::State& state) {
     const double work = static_cast<double>(state.iterations());
     state.counters["flop/s"] = benchmark::Counter(2.0 * static_cast<double>(m * n * k) * work,
                                                   benchmark::Counter::kIsRate);
-    state.counters["weight_bytes/s"] =
-        benchmark::Counter(2.0 * static_cast<double>(n * k) * work, benchmark::Counter::kIsRate);
+    state.counters["weight_bytes/s"] = benchmark::Counter(
+        (bytes ? 1.0 : 2.0) * static_cast<double>(n * k) * work, benchmark::Counter::kIsRate);
     state.SetLabel(desc.impl_info_str());
   } catch (const std::exception& e) {
     state.SkipWithError(e.what());
@@ -81,7 +84,8 @@ void shapes(benchmark::internal::Benchmark* b) {
     b->Args({m, 17920, 1536})->Args({m, 1536, 8960});
   }
 }
-BENCHMARK(onednn_matmul)->Apply(shapes);
+BENCHMARK_CAPTURE(onednn_matmul, bf16, false)->Apply(shapes);
+BENCHMARK_CAPTURE(onednn_matmul, s8, true)->Apply(shapes);
 
 // Int8 activations and weights, int32 results: the best that block-quantised products could reach.
 void onednn_matmul_int8(benchmark::State& state) {

@@ -369,7 +369,8 @@ TEST_P(QuantKernelsTest, ProductsFollowTheStatedOrderBitForBit) {
           g.c = c.data();
           g.ldc = 70;
           g.n = n;
-          g.accumulate = later;
+          g.before = later ? c.data() : nullptr;
+          g.ld_before = 70;
           g.bias = later ? bias.data() : nullptr;
           kernels_->gemm(g);
           for (int64_t r = 0; r < m; ++r) {

@@ -27,20 +27,28 @@ constexpr char kUsage[] = R"(usage: ponder-make-checkpoint OUT [options]
 Writes a model folder in the Hugging Face layout with random weights into OUT.
 
   --shape NAME        start from a known model's sizes: tiny (default), qwen2.5-0.5b, qwen2.5-1.5b,
-                      qwen2.5-7b, llama-3.2-1b, llama-3.1-8b, qwen3-8b
-  --arch NAME         qwen2, llama or qwen3
+                      qwen2.5-7b, llama-3.2-1b, llama-3.1-8b, qwen3-8b, qwen3-30b-a3b,
+                      deepseek-v2-lite, deepseek-v2, deepseek-r1
+  --arch NAME         qwen2, llama, qwen3, qwen3moe, deepseek2 or deepseek3
   --layers N --hidden N --ffn N --heads N --kv-heads N --head-dim N --vocab N --context N
+  --experts N --experts-chosen N --expert-ffn N     mixtures of experts
+  --shared-experts N --expert-groups N --expert-groups-kept N --dense-layers N
+  --mtp, --no-mtp     whether there is a layer for multi-token prediction (deepseek3)
+  --q-rank N --kv-rank N --nope-dim N --rope-dim N --value-dim N    latent attention (deepseek)
   --rope-theta X      base of the rotary positions
   --llama3-scaling    Llama 3.1's scaling of rotary positions
   --tied, --untied    whether the output matrix is the embedding
-  --dtype TYPE        f32, f16 or bf16 (default)
+  --dtype TYPE        f32, f16, bf16 (default) or fp8: linear layers in f8_e4m3 with scales, as
+                      DeepSeek publishes them
   --shard-size SIZE   cut the weights into files of this size: 500M, 4G (default: one file)
   --seed N            another seed, other weights (default 0)
   --tokenizer FILE    use this tokenizer.json (and the tokenizer_config.json beside it) instead of a
                       made-up byte-level one
 
-Example, what the benchmarks use:
+Examples, what the benchmarks use; the second is R1's first mixture and nothing else:
   ponder-make-checkpoint /tmp/qwen-1.5b --shape qwen2.5-1.5b
+  ponder-make-checkpoint /tmp/r1-layer --shape deepseek-r1 --layers 1 --dense-layers 0 --no-mtp
+    --vocab 1024 --dtype fp8 --shard-size 4G
 )";
 
 struct Options {
@@ -84,10 +92,26 @@ Options parse(int argc, char** argv) {
     if (std::string(argv[i]) == "--shape") o.sizes = preset(argv[i + 1]);
   }
   const std::map<std::string, int64_t*> sizes = {
-      {"--layers", &o.sizes.layers},     {"--hidden", &o.sizes.hidden},
-      {"--ffn", &o.sizes.intermediate},  {"--heads", &o.sizes.heads},
-      {"--kv-heads", &o.sizes.kv_heads}, {"--head-dim", &o.sizes.head_dim},
-      {"--vocab", &o.sizes.vocabulary},  {"--context", &o.sizes.context}};
+      {"--layers", &o.sizes.layers},
+      {"--hidden", &o.sizes.hidden},
+      {"--ffn", &o.sizes.intermediate},
+      {"--heads", &o.sizes.heads},
+      {"--kv-heads", &o.sizes.kv_heads},
+      {"--head-dim", &o.sizes.head_dim},
+      {"--vocab", &o.sizes.vocabulary},
+      {"--context", &o.sizes.context},
+      {"--experts", &o.sizes.mixture.experts},
+      {"--experts-chosen", &o.sizes.mixture.chosen},
+      {"--expert-ffn", &o.sizes.mixture.intermediate},
+      {"--shared-experts", &o.sizes.mixture.shared},
+      {"--expert-groups", &o.sizes.mixture.groups},
+      {"--expert-groups-kept", &o.sizes.mixture.groups_kept},
+      {"--dense-layers", &o.sizes.mixture.dense_layers},
+      {"--q-rank", &o.sizes.latent.q_rank},
+      {"--kv-rank", &o.sizes.latent.kv_rank},
+      {"--nope-dim", &o.sizes.latent.nope_dim},
+      {"--rope-dim", &o.sizes.latent.rope_dim},
+      {"--value-dim", &o.sizes.latent.value_dim}};
   for (int i = 1; i < argc; ++i) {
     const std::string option = argv[i];
     const auto value = [&]() -> std::string {
@@ -104,6 +128,8 @@ Options parse(int argc, char** argv) {
       o.sizes.rope_theta = static_cast<double>(whole(option, value()));
     } else if (option == "--llama3-scaling") {
       o.sizes.llama3_scaling = true;
+    } else if (option == "--mtp" || option == "--no-mtp") {
+      o.sizes.mixture.draft_layer = option == "--mtp";
     } else if (option == "--tied") {
       o.sizes.tied = true;
     } else if (option == "--untied") {
@@ -181,16 +207,16 @@ int run(int argc, char** argv) {
   }
   const Options o = parse(argc, argv);
   WriteOptions write;
-  std::string torch_name;
-  if (o.dtype == "f32") {
-    write.type = ElementType::kF32, torch_name = "float32";
-  } else if (o.dtype == "f16") {
-    write.type = ElementType::kF16, torch_name = "float16";
-  } else if (o.dtype == "bf16") {
-    write.type = ElementType::kBF16, torch_name = "bfloat16";
-  } else {
-    throw std::invalid_argument("unknown --dtype '" + o.dtype + "'; known: f32, f16, bf16");
+  const std::map<std::string, ElementType> types = {{"f32", ElementType::kF32},
+                                                    {"f16", ElementType::kF16},
+                                                    {"bf16", ElementType::kBF16},
+                                                    {"fp8", ElementType::kF8}};
+  const auto type = types.find(o.dtype);
+  if (type == types.end()) {
+    throw std::invalid_argument("unknown --dtype '" + o.dtype + "'; known: f32, f16, bf16, fp8");
   }
+  write.type = type->second;
+  if (o.sizes.is_deepseek()) write.total_digits = 6;
   write.seed = o.seed;
   write.shard_bytes = o.shard_bytes;
   int shown = -1;
@@ -207,7 +233,7 @@ int run(int argc, char** argv) {
 
   std::filesystem::create_directories(o.out);
   const SpecialIds ids = write_tokenizer(o);
-  write_json(o.out / "config.json", config(o.sizes, torch_name, ids.bos, ids.eos));
+  write_json(o.out / "config.json", config(o.sizes, write.type, ids.bos, ids.eos));
   write_json(o.out / "generation_config.json", {{"bos_token_id", ids.bos},
                                                 {"eos_token_id", ids.eos},
                                                 {"do_sample", true},

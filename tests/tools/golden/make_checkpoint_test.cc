@@ -8,8 +8,13 @@
 #include <cstring>
 #include <string>
 
+#include "absl/strings/match.h"
+#include "backends/ref/ref.h"
 #include "gtest/gtest.h"
+#include "lib/exec/loader.h"
 #include "lib/format/model_files.h"
+#include "lib/models/registry.h"
+#include "lib/tensor/dequantize.h"
 #include "lib/tensor/half.h"
 #include "tests/lib/format/test_files.h"
 
@@ -53,6 +58,53 @@ TEST(MakeCheckpoint, EveryArchitectureAndTypeOpens) {
       EXPECT_FALSE(files->tokenizer.chat_template.empty());
     }
   }
+}
+
+// Mixtures of every kind and type are models that load, all their tensors used and of use.
+TEST(MakeCheckpoint, MixturesLoad) {
+  const auto pool = make_thread_pool(2).value();
+  for (const char* arguments :
+       {"--arch deepseek3 --mtp --context 8192", "--arch deepseek3 --dtype fp8 --mtp --hidden 160",
+        "--arch deepseek2 --q-rank 0 --expert-groups 4 --expert-groups-kept 2 --shared-experts 2",
+        "--arch deepseek3 --dense-layers 0 --layers 1 --shared-experts 0 --dtype f16",
+        "--arch qwen3moe --dtype f32", "--arch qwen3moe --dtype fp8 --shard-size 20K"}) {
+    SCOPED_TRACE(arguments);
+    TemporaryFolder folder;
+    ASSERT_EQ(0, run(folder.path() + " " + arguments));
+    auto files = open_model_path(folder.path());
+    ASSERT_TRUE(files.ok()) << files.status();
+    const auto backend = make_ref_backend({default_allocator(), pool.get(), {}});
+    WeightStore store;
+    const Config config(files->config, "config.json");
+    const Loader loader(*files->weights, backend.get(), {}, &store, nullptr);
+    const auto graph = make_model(config, loader, {.draft_layer = true});
+    ASSERT_TRUE(graph.ok()) << graph.status();
+    EXPECT_EQ((*graph)->has_draft_layer(), absl::StrContains(arguments, "--mtp"));
+    // All but the scales has been asked for.
+    uint64_t scales = 0;
+    for (const std::string& name : files->weights->names()) {
+      if (absl::EndsWith(name, "_scale_inv")) scales += files->weights->info(name)->bytes;
+    }
+    EXPECT_EQ(scales > 0, absl::StrContains(arguments, "fp8"));
+    EXPECT_EQ(store.bytes + scales, files->weights->total_bytes());
+  }
+}
+
+TEST(MakeCheckpoint, F8WeightsTimesTheirScalesHaveTheSpreadThatWasAskedFor) {
+  TemporaryFolder folder;
+  ASSERT_EQ(0, run(folder.path() + " --arch deepseek3 --hidden 256 --ffn 520 --dtype fp8"));
+  auto files = open_model_path(folder.path());
+  ASSERT_TRUE(files.ok()) << files.status();
+  auto w = files->weights->find("model.layers.0.mlp.up_proj.weight");
+  auto s = files->weights->find("model.layers.0.mlp.up_proj.weight_scale_inv");
+  ASSERT_TRUE(w.ok() && s.ok());
+  EXPECT_EQ(DType::kF8_E4M3, w->dtype);
+  EXPECT_EQ((std::vector<int64_t>{5, 2}), s->shape);
+  std::vector<float> values(static_cast<size_t>(w->elements()));
+  dequantize_f8_rows({w->data, s->data, 520, 256}, 0, 520, values.data());
+  double squares = 0;
+  for (const float v : values) squares += double{v} * v;
+  EXPECT_NEAR(1 / 16.0, std::sqrt(squares / static_cast<double>(values.size())), 5e-3);
 }
 
 TEST(MakeCheckpoint, WeightsHaveTheSpreadThatWasAskedFor) {
@@ -124,7 +176,10 @@ TEST(MakeCheckpoint, RefusesWhatMakesNoModel) {
   for (const char* arguments :
        {"--heads 3", "--kv-heads 3", "--layers 0", "--arch gpt2", "--dtype f8", "--vocab 100",
         "--shape gpt-5", "--hidden x", "--head-dim 3", "--frobnicate", "--layers",
-        "--tokenizer /none", "--shard-size 0"}) {
+        "--tokenizer /none", "--shard-size 0", "--arch deepseek3 --experts 0",
+        "--arch deepseek3 --expert-groups 3", "--arch deepseek2 --experts-chosen 9",
+        "--arch deepseek3 --rope-dim 7", "--arch deepseek3 --kv-rank -1",
+        "--arch deepseek3 --dense-layers -1"}) {
     EXPECT_EQ(1, run(folder.path() + " " + arguments + " 2>/dev/null")) << arguments;
   }
   EXPECT_EQ(2, run("2>/dev/null"));

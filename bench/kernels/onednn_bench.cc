@@ -126,7 +126,8 @@ void r1_shapes(benchmark::internal::Benchmark* b) {
   b->Args({512, 4096, 7168})->Args({512, 7168, 16384});
 }
 BENCHMARK(onednn_matmul_int8)->Apply(r1_shapes);
-BENCHMARK(onednn_matmul)->Apply(r1_shapes);
+BENCHMARK_CAPTURE(onednn_matmul, bf16, false)->Apply(r1_shapes);
+BENCHMARK_CAPTURE(onednn_matmul, s8, true)->Apply(r1_shapes);
 
 }  // namespace
 }  // namespace ponder::bench

@@ -25,6 +25,7 @@ Status misfit(const std::string& name, const std::vector<int64_t>& shape,
 }
 
 constexpr int64_t kTile = F8Matrix::kTile;
+constexpr float kLargestF8 = 448;
 constexpr int64_t tiles(int64_t n) { return (n + kTile - 1) / kTile; }
 
 // Gives a matrix of f8_e4m3 its scales.
@@ -49,10 +50,11 @@ Status attach_scales(const Checkpoint& checkpoint, WeightData* weight) {
   const std::shared_ptr<float[]> scales(new float[static_cast<size_t>(rows * cols)]);
   PONDER_RETURN_IF_ERROR(dequantize(data.dtype, data.data, rows * cols, scales.get()));
   for (int64_t i = 0; i < rows * cols; ++i) {
-    if (!std::isfinite(scales[i])) {
+    if (!std::isfinite(scales[i] * kLargestF8)) {
       return corrupt_error("tensor ", data.describe(), ": scale [", i / cols, ", ", i % cols,
-                           "] is ", std::isnan(scales[i]) ? "not a number" : "infinite",
-                           "; the file is damaged");
+                           "] is ", scales[i],
+                           ", which no weight can be multiplied by; the file "
+                           "is damaged");
     }
   }
   weight->scales = scales;

@@ -338,6 +338,14 @@ Rope make_rope(const Config& config, int64_t dim) {
   const std::string type = described ? scaling.s("rope_type") : "default";
 
   Rope rope;
+  constexpr int64_t kWidest = 1 << 16;
+  if (dim < 2 || dim % 2 != 0 || dim > kWidest) {
+    config.fail(corrupt_error("config.json: heads of which ", dim,
+                              " elements turn with their "
+                              "position are not possible: it must be an even number up to ",
+                              kWidest));
+    return rope;
+  }
   rope.interleaved = config.b("rope_interleaved", false);  // rows as GGUF's converter leaves them
   for (int64_t i = 0; i < dim; i += 2) {
     rope.inv_freq.push_back(static_cast<float>(

@@ -54,9 +54,6 @@ struct Dims {
       if (factor > 1) m = 0.1 * yarn.f("mscale_all_dim", 0) * std::log(factor) + 1;
     }
     attention_scale = m * m / std::sqrt(static_cast<double>(N + P));
-    if (P % 2 != 0) {
-      c.fail(corrupt_error("config.json: qk_rope_head_dim ", P, " is not a number of pairs"));
-    }
     if (c.i("moe_layer_freq", 1) != 1) {
       c.fail(unsupported_error("config.json: moe_layer_freq ", c.i("moe_layer_freq", 1),
                                " is not supported; all layers after the first dense ones must be "

@@ -110,7 +110,12 @@ class Rig {
 
   // `expert_bytes`: what experts may take; 0: they stay.
   Rig(const std::string& path, const std::string& backend_name, const GraphOptions& options = {},
-      uint64_t expert_bytes = 0, Mapping mapping = Mapping::kAuto) {
+      uint64_t expert_bytes = 0, Mapping mapping = Mapping::kAuto)
+      : Rig(open_model_path(path, {.mapping = mapping}).value(), backend_name, options,
+            expert_bytes) {}
+  Rig(ModelFiles files, const std::string& backend_name, const GraphOptions& options = {},
+      uint64_t expert_bytes = 0)
+      : files_(std::make_unique<ModelFiles>(std::move(files))) {
     pool_ = make_thread_pool(2).value();
     const BackendContext context{default_allocator(), pool_.get(), {}};
     for (const BackendFactory* factory : builtin_backends()) {
@@ -122,7 +127,6 @@ class Rig {
       }
     }
     if (backend_ == nullptr) return;
-    files_ = std::make_unique<ModelFiles>(open_model_path(path, {.mapping = mapping}).value());
     const Config config(files_->config, "config.json");
     PackOptions pack{Precision::kF32};
     if (expert_bytes != 0) {
@@ -199,6 +203,17 @@ class Rig {
     return logits;
   }
   void rewind() { position_ = 0; }
+  // One row at position 0, whatever comes of it.
+  Status try_step(int32_t token) {
+    const int32_t zero = 0;
+    const SequenceSlice slice{0, 1, 0, pages_};
+    Batch batch;
+    batch.tokens = std::span(&token, 1);
+    batch.positions = batch.logit_rows = std::span(&zero, 1);
+    batch.sequences = std::span(&slice, 1);
+    run(exec_, batch, nullptr);
+    return exec_.status();
+  }
   int64_t width() const { return width_; }
 
   // One draft pass over pairs of positions `first` and on: states [tokens.size()][D] and the tokens

@@ -14,6 +14,13 @@ constexpr int64_t kRowsPerTask = 512;
 constexpr int64_t kSharedCacheBytes = int64_t{8} << 20;
 // Inputs, and outputs, that share a scale of f8_e4m3.
 constexpr int64_t kF8Tile = 128;
+// Up to so many rows the last tasks of a loop are cut along K, beyond it into rows, so many and a
+// multiple of so many each: fewer would not pay for expanding the weights again.
+constexpr int64_t kRowsCutAlongK = 16;
+constexpr int64_t kRowsPerPiece = 64;
+constexpr int64_t kPiecesPerTask = 8;
+// Nanoseconds of work below which a piece costs more to hand out than it evens out.
+constexpr double kPieceWork = 1500;
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -182,15 +189,36 @@ static_assert(sizeof(Room::floats) >= kF8Tile * kPanel * sizeof(uint16_t));
 
 }  // namespace
 
+// The last `cut` of the tiling's tasks are cut into `pieces` each, so that threads finish together
+// and a few panels can employ many threads. Cut along K, a piece leaves what each of its blocks
+// adds in memory of its own, and whoever finishes a panel's last piece adds them in their order.
 struct Linear::Job {
   const LinearProduct* product;
   const PackedMatrix* w;
   const Segment* s;
   const FormedRows* rows;
   Tiling tiling;
-  int64_t end;  // of its tasks, among those of all jobs
+  double work;      // nanoseconds that a task takes
+  int64_t end = 0;  // of its tasks, among those of all jobs
+  int64_t cut = 0;
+  int64_t pieces = 1;
+  bool along_k = false;
+  float* parts = nullptr;                // [cut][blocks()][rows][64]
+  std::atomic<int64_t>* done = nullptr;  // [cut] pieces
   // Of the first block, of those between, and of the last, which may be one and the same.
   const Brgemm::Kernel* kernels[3] = {};
+
+  int64_t tasks() const { return tiling.tasks() + cut * (pieces - 1); }
+  // Inputs that are multiplied: with those that only fill up, where rows are filled up too.
+  int64_t depth() const { return s->rounds ? s->depth : w->cols; }
+  int64_t blocks() const { return (depth() + s->block - 1) / s->block; }
+};
+
+// Inputs [first, end) of a panel. `apart`: one block, of which c gets the part that is to be scaled
+// and added to those before it.
+struct Linear::Inputs {
+  int64_t first, end;
+  bool apart;
 };
 
 Linear::Linear(const Kernels* kernels, const QuantKernels* quant, std::unique_ptr<Brgemm> brgemm,
@@ -201,7 +229,8 @@ Linear::Linear(const Kernels* kernels, const QuantKernels* quant, std::unique_pt
       allocator_(allocator),
       workers_(pool),
       formed_(allocator, "rounded activations of a linear layer"),
-      rooms_(allocator, "unpacked weights of a linear layer") {}
+      rooms_(allocator, "unpacked weights of a linear layer"),
+      parts_(allocator, "partial sums of a linear layer") {}
 
 Linear::~Linear() = default;
 
@@ -498,7 +527,6 @@ Status Linear::multiply(std::span<const LinearInput> inputs,
   }
 
   jobs_.clear();
-  int64_t tasks = 0;
   double work = 0;
   for (const LinearProduct& p : products) {
     if (p.rows == 0) continue;
@@ -506,9 +534,9 @@ Status Linear::multiply(std::span<const LinearInput> inputs,
       const FormedRows* rows = formed(p.input, form_of(s));
       const int64_t row_bytes = s.depth * (!s.rounds ? 4 : s.form == Segment::Form::kQuant ? 1 : 2);
       Job job{&p, p.w, &s, rows, Tiling(s.panels(), p.rows, row_bytes), 0};
-      tasks += job.tiling.tasks();
-      work += panel_work(s, p.rows) * static_cast<double>(s.panels());
-      job.end = tasks;
+      const double job_work = panel_work(s, p.rows) * static_cast<double>(s.panels());
+      job.work = job_work / static_cast<double>(job.tiling.tasks());
+      work += job_work;
       if (s.rounds && s.form != Segment::Form::kQuant) {
         const bool f8 = s.form == Segment::Form::kF8;
         const int64_t ldc = f8 ? kPanel : p.out_stride;
@@ -525,34 +553,141 @@ Status Linear::multiply(std::span<const LinearInput> inputs,
       jobs_.push_back(job);
     }
   }
+  PONDER_RETURN_IF_ERROR(cut_tasks());
+  int64_t tasks = 0;
+  for (Job& job : jobs_) job.end = tasks += job.tasks();
   workers_.tasks(tasks, work / static_cast<double>(tasks), [&](int64_t task, uint32_t lane) {
     const Job& job = *std::upper_bound(jobs_.begin(), jobs_.end(), task,
                                        [](int64_t t, const Job& j) { return t < j.end; });
-    task -= job.end - job.tiling.tasks();
-    const LinearProduct& p = *job.product;
-    const Segment& s = *job.s;
-    const int64_t panel = job.tiling.panel(task);
-    const int64_t first = job.tiling.first_row(task);
-    GemmArgs g{};
-    g.m = job.tiling.row_end(task) - first;
-    g.lda = job.rows->stride;
-    g.n = static_cast<int32_t>(std::min(kPanel, s.rows - panel * kPanel));
-    g.ldc = p.out_stride;
-    g.c = p.out + first * p.out_stride + s.first + panel * kPanel;
-    g.bias = p.bias != nullptr ? p.bias + s.first + panel * kPanel : nullptr;
-    const int64_t row = p.first + first;
-    if (s.form == Segment::Form::kQuant && s.rounds) {
-      return run_quant(job, panel, g, row, room + lane * kRoom);
-    }
-    if (s.rounds) {
-      g.a = job.rows->bf16 + row * g.lda;
-      return s.form == Segment::Form::kF8 ? run_f8(job, panel, g, room + lane * kRoom)
-                                          : run_bf16(job, panel, g);
-    }
-    g.a = job.rows->floats + row * g.lda;
-    run_floats(job, panel, g, room != nullptr ? room + lane * kRoom : nullptr);
+    run_task(job, task - (job.end - job.tasks()), room != nullptr ? room + lane * kRoom : nullptr);
   });
   return OkStatus();
+}
+
+Status Linear::cut_tasks() {
+  const int64_t lanes = workers_.lanes();
+  if (lanes == 1) return OkStatus();
+  int64_t tasks = 0;
+  for (const Job& job : jobs_) tasks += job.tiling.tasks();
+  // What is left for the threads when whole tasks no longer go round, and one task for each.
+  int64_t left = std::min(tasks, lanes + tasks % lanes);
+  for (auto job = jobs_.rbegin(); job != jobs_.rend() && left > 0; ++job) {
+    const int64_t rows = job->product->rows;
+    job->along_k = rows <= kRowsCutAlongK;
+    const int64_t most =
+        job->along_k ? job->blocks() : std::min(rows, kRowsPerTask) / kRowsPerPiece;
+    const auto worth = static_cast<int64_t>(std::min(job->work / kPieceWork, 1e6));
+    const int64_t pieces = std::min({most, worth, kPiecesPerTask});
+    const int64_t cut = std::min(left, job->tiling.tasks());
+    left -= cut;
+    if (pieces < 2) continue;
+    job->pieces = pieces;
+    job->cut = cut;
+  }
+
+  const auto lay_out = [&](std::byte* memory) {
+    Pieces pieces(memory);
+    for (Job& job : jobs_) {
+      if (job.cut == 0 || !job.along_k) continue;
+      job.parts = pieces.take<float>(job.cut * job.blocks() * job.product->rows * kPanel);
+      job.done = pieces.take<std::atomic<int64_t>>(job.cut);
+    }
+    return pieces.used();
+  };
+  PONDER_ASSIGN_OR_RETURN(std::byte * memory, parts_.reserve(lay_out(nullptr)));
+  lay_out(memory);
+  for (Job& job : jobs_) {
+    if (job.done == nullptr) continue;
+    for (int64_t i = 0; i < job.cut; ++i) new (&job.done[i]) std::atomic<int64_t>(0);
+  }
+  return OkStatus();
+}
+
+void Linear::run_task(const Job& job, int64_t task, std::byte* room) const {
+  const LinearProduct& p = *job.product;
+  const Segment& s = *job.s;
+  const int64_t whole = job.tiling.tasks() - job.cut;
+  const int64_t which = task < whole ? 0 : (task - whole) / job.pieces;  // of those that are cut
+  const int64_t piece = task < whole ? 0 : (task - whole) % job.pieces;
+  const bool cut = task >= whole;
+  if (cut) task = whole + which;
+
+  const int64_t panel = job.tiling.panel(task);
+  int64_t first = job.tiling.first_row(task), end = job.tiling.row_end(task);
+  if (cut && !job.along_k) {
+    const int64_t step = round_up((end - first + job.pieces - 1) / job.pieces, kRowsPerPiece);
+    first = std::min(end, first + piece * step);
+    end = std::min(end, first + step);
+    if (first == end) return;
+  }
+  GemmArgs g{};
+  g.m = end - first;
+  g.n = static_cast<int32_t>(std::min(kPanel, s.rows - panel * kPanel));
+  g.ldc = p.out_stride;
+  g.c = p.out + first * p.out_stride + s.first + panel * kPanel;
+  g.bias = p.bias != nullptr ? p.bias + s.first + panel * kPanel : nullptr;
+  const int64_t row = p.first + first;
+  if (!cut || !job.along_k) return run_panel(job, panel, g, row, {0, job.depth(), false}, room);
+
+  const int64_t blocks = job.blocks();
+  float* const parts = job.parts + which * blocks * g.m * kPanel;
+  GemmArgs part = g;
+  part.n = static_cast<int32_t>(kPanel);
+  part.ldc = kPanel;
+  part.bias = nullptr;
+  for (int64_t b = blocks * piece / job.pieces; b < blocks * (piece + 1) / job.pieces; ++b) {
+    part.c = parts + b * g.m * kPanel;
+    const int64_t k = b * s.block;
+    run_panel(job, panel, part, row, {k, std::min(k + s.block, job.depth()), true}, room);
+  }
+  if (job.done[which].fetch_add(1, std::memory_order_acq_rel) + 1 == job.pieces) {
+    add_parts(job, panel, g, row, parts);
+  }
+}
+
+void Linear::run_panel(const Job& job, int64_t panel, GemmArgs g, int64_t row, const Inputs& inputs,
+                       std::byte* room) const {
+  const Segment& s = *job.s;
+  if (s.rounds && s.form == Segment::Form::kQuant) {
+    return run_quant(job, panel, g, row, inputs, room);
+  }
+  g.lda = job.rows->stride;
+  if (!s.rounds) {
+    g.a = job.rows->floats + row * g.lda;
+    return run_floats(job, panel, g, inputs, room);
+  }
+  g.a = job.rows->bf16 + row * g.lda;
+  return s.form == Segment::Form::kF8 ? run_f8(job, panel, g, inputs, room)
+                                      : run_bf16(job, panel, g, inputs);
+}
+
+// The same additions, in the same order, as when one thread does all blocks; into the first part.
+void Linear::add_parts(const Job& job, int64_t panel, const GemmArgs& g, int64_t row,
+                       float* parts) const {
+  const Segment& s = *job.s;
+  const bool quant = s.rounds && s.form == Segment::Form::kQuant;
+  const bool f8 = s.rounds && s.form == Segment::Form::kF8;
+  const bool scaled_rows = quant && kQuantFormats[s.quant].group == kQuantBlock;
+  const int64_t blocks = job.blocks();
+  for (int64_t b = 0; b < blocks; ++b) {
+    // Floats start from the first part, the others from zero.
+    if (b == 0 && !quant && !f8) continue;
+    const bool last = b + 1 == blocks;
+    const int64_t together = scaled_rows ? 1 : g.m;
+    for (int64_t r = 0; r < g.m; r += together) {
+      float scale = f8 ? f8_scales(job, panel)[b] : 1.0f;
+      if (scaled_rows) scale = job.rows->bytes.scale[(row + r) * job.rows->bytes.ld_group + b];
+      float* const sums = parts + r * kPanel;
+      kernels_->add_scaled(sums + b * g.m * kPanel, together, last ? g.n : kPanel, scale,
+                           b > 0 ? sums : nullptr, last ? g.bias : nullptr,
+                           last ? g.c + r * g.ldc : sums, last ? g.ldc : kPanel);
+    }
+  }
+}
+
+const float* Linear::f8_scales(const Job& job, int64_t panel) {
+  return reinterpret_cast<const float*>(job.w->data.as<std::byte>() + job.s->scales) +
+         panel * job.s->blocks();
 }
 
 const Brgemm::Kernel* Linear::find_brgemm(int64_t rows, int64_t k, int64_t lda, int64_t ldc,
@@ -578,41 +713,42 @@ void Linear::multiply_bf16(const GemmArgs& g, const Brgemm::Kernel* brgemm) cons
   if (rest.m > 0) kernels_->gemm_bf16(rest);
 }
 
-void Linear::run_bf16(const Job& job, int64_t panel, GemmArgs g) const {
+void Linear::run_bf16(const Job& job, int64_t panel, GemmArgs g, const Inputs& inputs) const {
   const Segment& s = *job.s;
   const auto* a = static_cast<const uint16_t*>(g.a);
   const float* bias = g.bias;
-  for (int64_t k = 0; k < s.depth; k += s.block) {
-    g.k = std::min(s.block, s.depth - k);
+  for (int64_t k = inputs.first; k < inputs.end; k += s.block) {
+    g.k = std::min(s.block, inputs.end - k);
     g.a = a + k;
     g.b = job.w->panel(s, panel) + k * kPanel * 2;
-    g.accumulate = k > 0;
+    g.accumulate = k > inputs.first;
     const bool last = k + g.k == s.depth;
     g.bias = last ? bias : nullptr;
     multiply_bf16(g, job.kernels[k == 0 ? 0 : last ? 2 : 1]);
   }
 }
 
-void Linear::run_f8(const Job& job, int64_t panel, GemmArgs g, std::byte* room) const {
+void Linear::run_f8(const Job& job, int64_t panel, GemmArgs g, const Inputs& inputs,
+                    std::byte* room) const {
   const Segment& s = *job.s;
   auto* const pairs = reinterpret_cast<uint16_t*>(reinterpret_cast<Room*>(room)->floats);
   auto* const part_sums = reinterpret_cast<float*>(room + sizeof(Room));
   float* const sums = part_sums + kRowsPerTask * kPanel;
-  const auto* scales =
-      reinterpret_cast<const float*>(job.w->data.as<std::byte>() + s.scales) + panel * s.blocks();
+  const float* const scales = f8_scales(job, panel);
   GemmArgs part = g;
-  part.c = part_sums;
+  part.c = inputs.apart ? g.c : part_sums;
   part.ldc = kPanel;
   part.n = static_cast<int32_t>(kPanel);
   part.bias = nullptr;
   part.accumulate = false;
   part.b = pairs;
-  for (int64_t k = 0; k < s.depth; k += s.block) {
-    part.k = std::min(s.block, s.depth - k);
+  for (int64_t k = inputs.first; k < inputs.end; k += s.block) {
+    part.k = std::min(s.block, inputs.end - k);
     part.a = static_cast<const uint16_t*>(g.a) + k;
     kernels_->f8_to_bf16(job.w->panel(s, panel) + k * kPanel, part.k, pairs);
     const bool last = k + part.k == s.depth;
     multiply_bf16(part, job.kernels[k == 0 ? 0 : last ? 2 : 1]);
+    if (inputs.apart) continue;
     kernels_->add_scaled(part_sums, g.m, last ? g.n : kPanel, scales[k / s.block],
                          k > 0 ? sums : nullptr, last ? g.bias : nullptr, last ? g.c : sums,
                          last ? g.ldc : kPanel);
@@ -620,7 +756,7 @@ void Linear::run_f8(const Job& job, int64_t panel, GemmArgs g, std::byte* room) 
 }
 
 void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
-                       std::byte* room) const {
+                       const Inputs& inputs, std::byte* room) const {
   const Segment& s = *job.s;
   // Rows of the output lie far apart; sums that are added to meanwhile lie together.
   float* const sums = reinterpret_cast<float*>(room + sizeof(Room));
@@ -630,16 +766,21 @@ void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
   q.m = g.m;
   q.ld_before = kPanel;
   q.x = job.rows->bytes;
-  q.x.q += first * q.x.ldq;
-  q.x.scale += first * q.x.ld_group;
-  q.x.start += first * q.x.ld_sub;
-  q.x.sum += first * q.x.ld_sub;
-  const std::byte* b = job.w->panel(s, panel);
-  for (int64_t k = 0; k < s.depth; k += s.block) {
-    q.k = std::min(s.block, s.depth - k);
+  q.x.q += first * q.x.ldq + inputs.first;
+  q.x.scale += first * q.x.ld_group + inputs.first / q.group;
+  q.x.start += first * q.x.ld_sub + inputs.first / q.sub;
+  q.x.sum += first * q.x.ld_sub + inputs.first / q.sub;
+  float one = 1.0f;
+  if (inputs.apart && q.group == kQuantBlock) {
+    q.x.scale = &one;
+    q.x.ld_group = 0;
+  }
+  const std::byte* b = job.w->panel(s, panel) + block_bytes(s, inputs.first);
+  for (int64_t k = inputs.first; k < inputs.end; k += s.block) {
+    q.k = std::min(s.block, inputs.end - k);
     q.w = quant_->expand[s.quant](b, q.k, &reinterpret_cast<Room*>(room)->expanded);
-    const bool last = k + q.k == s.depth;
-    q.before = k > 0 ? sums : nullptr;
+    const bool last = k + q.k == inputs.end;
+    q.before = k > inputs.first ? sums : nullptr;
     q.c = last ? g.c : sums;
     q.ldc = last ? g.ldc : kPanel;
     q.n = last ? g.n : static_cast<int32_t>(kPanel);
@@ -653,20 +794,20 @@ void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
   }
 }
 
-void Linear::run_floats(const Job& job, int64_t panel, GemmArgs g, std::byte* room) const {
+void Linear::run_floats(const Job& job, int64_t panel, GemmArgs g, const Inputs& inputs,
+                        std::byte* room) const {
   const Segment& s = *job.s;
-  const int64_t cols = job.w->cols;
   const auto* a = static_cast<const float*>(g.a);
   const float* bias = g.bias;
   auto* const scratch = reinterpret_cast<Room*>(room);
   const bool direct =
       s.form == Segment::Form::kFloats && job.product->rows <= kernels_->direct_rows;
-  for (int64_t k = 0; k < cols; k += s.block) {
-    g.k = std::min(s.block, cols - k);
+  for (int64_t k = inputs.first; k < inputs.end; k += s.block) {
+    g.k = std::min(s.block, inputs.end - k);
     g.a = a + k;
     g.b = job.w->panel(s, panel) + block_bytes(s, k);
-    g.accumulate = k > 0;
-    g.bias = k + g.k == cols ? bias : nullptr;
+    g.accumulate = k > inputs.first;
+    g.bias = k + g.k == job.depth() ? bias : nullptr;
     if (direct) {
       kernels_->gemm_direct[s.storage](g);
       continue;
@@ -681,8 +822,7 @@ void Linear::run_floats(const Job& job, int64_t panel, GemmArgs g, std::byte* ro
             kQuantFormats[s.quant], g.k, scratch->floats);
         break;
       case Segment::Form::kF8: {
-        const auto* scales = reinterpret_cast<const float*>(job.w->data.as<std::byte>() + s.scales);
-        kernels_->unpack_f8(g.b, g.k, scales[panel * s.blocks() + k / s.block], scratch->floats);
+        kernels_->unpack_f8(g.b, g.k, f8_scales(job, panel)[k / s.block], scratch->floats);
         break;
       }
     }

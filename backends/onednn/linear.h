@@ -119,7 +119,8 @@ class Linear {
     int64_t stride = 0;             // of either, in elements
     QuantRows bytes = {};           // kBytes
   };
-  struct Job;  // one product with one segment
+  struct Job;     // one product with one segment
+  struct Inputs;  // some of those of a panel
 
   static RowForm form_of(const Segment& s);
   StatusOr<std::unique_ptr<PackedMatrix>> plan(std::span<const WeightData> parts,
@@ -131,10 +132,21 @@ class Linear {
   const FormedRows* formed(int32_t input, const RowForm& form) const;
   const Brgemm::Kernel* find_brgemm(int64_t rows, int64_t k, int64_t lda, int64_t ldc,
                                     bool accumulate);
-  void run_bf16(const Job& job, int64_t panel, GemmArgs g) const;
-  void run_floats(const Job& job, int64_t panel, GemmArgs g, std::byte* room) const;
-  void run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first, std::byte* room) const;
-  void run_f8(const Job& job, int64_t panel, GemmArgs g, std::byte* room) const;
+  // Cuts the last tasks of jobs_.
+  Status cut_tasks();
+  void run_task(const Job& job, int64_t task, std::byte* room) const;
+  // Rows `row` on of the job's input times some inputs of a panel.
+  void run_panel(const Job& job, int64_t panel, GemmArgs g, int64_t row, const Inputs& inputs,
+                 std::byte* room) const;
+  void run_bf16(const Job& job, int64_t panel, GemmArgs g, const Inputs& inputs) const;
+  void run_floats(const Job& job, int64_t panel, GemmArgs g, const Inputs& inputs,
+                  std::byte* room) const;
+  void run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first, const Inputs& inputs,
+                 std::byte* room) const;
+  void run_f8(const Job& job, int64_t panel, GemmArgs g, const Inputs& inputs,
+              std::byte* room) const;
+  void add_parts(const Job& job, int64_t panel, const GemmArgs& g, int64_t row, float* parts) const;
+  static const float* f8_scales(const Job& job, int64_t panel);
   // One block of one panel for g.m rows: full tiles by `brgemm` (or null), the rest by our own.
   void multiply_bf16(const GemmArgs& g, const Brgemm::Kernel* brgemm) const;
 
@@ -145,6 +157,7 @@ class Linear {
   const Workers workers_;
   Scratch formed_;  // activations in the forms that the weights want
   Scratch rooms_;   // per lane: expanded weights and partial sums
+  Scratch parts_;   // of panels that several threads share
   // Kept for their memory.
   std::vector<FormedRows> forms_;
   std::vector<Job> jobs_;

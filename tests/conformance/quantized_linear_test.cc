@@ -181,6 +181,40 @@ TEST_P(QuantizedLinearConformance, RowsDependOnNothingButThemselvesBitForBit) {
   }
 }
 
+// Panels that are few and deep are shared by threads, along K or by rows.
+TEST_P(QuantizedLinearConformance, ThreadsThatShareAPanelGiveTheSameBits) {
+  const Machine one(GetParam(), 1);
+  std::vector<DType> types(std::begin(kBlockTypes), std::end(kBlockTypes));
+  for (const DType dtype : {DType::kF8_E4M3, DType::kBF16, DType::kF16, DType::kF32}) {
+    types.push_back(dtype);
+  }
+  for (const DType dtype : types) {
+    const int64_t n = 150, k = dtype_info(dtype).block > 32 ? 8192 : 8192 + 96;
+    const bool plain = !dtype_is_blocked(dtype) && dtype != DType::kF8_E4M3;
+    const WeightData weight =
+        plain ? make_weight("w", dtype, {n, k}, random_floats(static_cast<size_t>(n * k), 4))
+              : make_blocks("w", dtype, n, k);
+    auto bias = random_floats(static_cast<size_t>(n), 7);
+    for (const Precision precision : {Precision::kAuto, Precision::kF32}) {
+      const auto packed_one = pack(one, {&weight, 1}, precision);
+      for (const uint32_t threads : {2u, 5u}) {
+        const Machine some(GetParam(), threads);
+        const auto packed = pack(some, {&weight, 1}, precision);
+        for (const int64_t m : {1, 5, 16, 130}) {
+          // Slow, and no news.
+          if (m > 5 && (threads == 2 || precision == Precision::kF32)) continue;
+          if (m > 1 && GetParam().name == "ref") continue;
+          SCOPED_TRACE(absl::StrCat(dtype_name(dtype), ", ", m, " rows, ", threads, " threads"));
+          const auto x = random_floats(static_cast<size_t>(m * k), 5);
+          const auto alone = run(one, packed_one.get(), x, m, &bias);
+          const auto shared = run(some, packed.get(), x, m, &bias);
+          ASSERT_TRUE(same_bits(alone.data(), shared.data(), alone.size()));
+        }
+      }
+    }
+  }
+}
+
 // q4_k_m files stack q, k and v of different types.
 TEST_P(QuantizedLinearConformance, StackedPartsGiveWhatEachGivesAlone) {
   const Machine machine(GetParam(), 2);

@@ -262,6 +262,13 @@ ponder_status ponder_model_options_set_context(ponder_model_options *o, uint32_t
 PONDER_API(HANDLE)
 ponder_status ponder_model_options_set_kv_bytes(ponder_model_options *o, uint64_t bytes);
 
+/* Memory for the routed experts of a mixture, in bytes; 0, the default: all of them stay. Others
+ * are read from the files when they are chosen, so a model larger than memory runs, slower; files
+ * or IO must serve reads as long as the model lives. load gives OUT_OF_MEMORY, and says what would
+ * do, if it does not hold one expert. */
+PONDER_API(HANDLE)
+ponder_status ponder_model_options_set_expert_bytes(ponder_model_options *o, uint64_t bytes);
+
 enum { PONDER_KV_AUTO = 0, PONDER_KV_F32 = 1, PONDER_KV_BF16 = 2, PONDER_KV_F16 = 3 };
 
 /* The number type of the KV cache: PONDER_KV_*; default AUTO: what suits device and precision. load
@@ -651,6 +658,9 @@ typedef struct ponder_stats { /* a field without meaning for the object asked is
   uint64_t prefill_us, decode_us; /* of a generation: from submit to the first token, and after */
   uint32_t running, waiting;      /* of a model: generations now */
   float prefill_tokens_per_s, decode_tokens_per_s;
+  /* Of a model with set_expert_bytes: the limit and what is held now; experts that steps wanted and
+   * found or had to read; bytes read from the files for that. */
+  uint64_t expert_bytes, expert_bytes_used, expert_hits, expert_misses, expert_bytes_read;
 } ponder_stats;
 
 /* Of all generations of a model since it was loaded. */

@@ -35,6 +35,12 @@ ponder_status ponder_model_options_set_context(ponder_model_options* o, uint32_t
   return PONDER_OK;
 }
 
+ponder_status ponder_model_options_set_expert_bytes(ponder_model_options* o, uint64_t bytes) {
+  if (o == nullptr) return PONDER_ERR_INVALID_ARGUMENT;
+  o->options.expert_bytes = bytes;
+  return PONDER_OK;
+}
+
 ponder_status ponder_model_options_set_kv_bytes(ponder_model_options* o, uint64_t bytes) {
   if (o == nullptr) return PONDER_ERR_INVALID_ARGUMENT;
   o->options.kv_bytes = bytes;
@@ -234,6 +240,11 @@ ponder_status ponder_model_get_stats(const ponder_model* m, ponder_stats* stats,
     told.waiting = known.waiting;
     told.prefill_tokens_per_s = known.prefill_tokens_per_s;
     told.decode_tokens_per_s = known.decode_tokens_per_s;
+    told.expert_bytes = known.experts.budget_bytes;
+    told.expert_bytes_used = known.experts.held_bytes;
+    told.expert_hits = known.experts.hits;
+    told.expert_misses = known.experts.misses;
+    told.expert_bytes_read = known.experts.bytes_read;
     return capi::copy_out(told, stats, stats_size);
   });
 }

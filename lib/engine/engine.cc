@@ -140,6 +140,7 @@ ModelStats Engine::stats() const {
   ModelStats stats = totals_;
   stats.kv_bytes_used = static_cast<uint64_t>(cache_.used_pages()) * kv_layout_.page_bytes *
                         static_cast<uint64_t>(graph_->kv_shape().layers);
+  if (weights_->expert_cache != nullptr) stats.experts = weights_->expert_cache->stats();
   stats.running = admitted_.load();
   stats.waiting = active_.load() - stats.running;
   if (prefill_s_ > 0) {

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/numbers.h"
-#include "absl/strings/strip.h"
 #include "lib/engine/engine.h"
 #include "lib/engine/model_tokenizer.h"
 #include "lib/exec/loader.h"
@@ -22,38 +21,17 @@ constexpr uint64_t kProgressSteps = 200;
 struct Hints {
   int32_t max_batch = 64;
   int32_t step_tokens = 512;
-  uint64_t expert_bytes = 0;  // 0: all experts stay in memory
 };
-
-// "40000000000", "40000M" or "40G": bytes, millions or thousands of millions of them.
-StatusOr<uint64_t> read_bytes(const std::string& name, absl::string_view value) {
-  uint64_t unit = 1;
-  if (absl::ConsumeSuffix(&value, "G")) {
-    unit = 1'000'000'000;
-  } else if (absl::ConsumeSuffix(&value, "M")) {
-    unit = 1'000'000;
-  }
-  uint64_t number = 0;
-  if (!absl::SimpleAtoi(value, &number) || number < 1 || number > (uint64_t{1} << 60) / unit) {
-    return invalid_argument_error("hint \"", name, "\" must be a number of bytes such as ",
-                                  "40000000000, 40000M or 40G, not \"", value, "\"");
-  }
-  return number * unit;
-}
 
 StatusOr<Hints> read_hints(const std::map<std::string, std::string>& values) {
   Hints hints;
   for (const auto& [name, value] : values) {
-    if (name == "expert_bytes") {
-      PONDER_ASSIGN_OR_RETURN(hints.expert_bytes, read_bytes(name, value));
-      continue;
-    }
     int32_t* const target = name == "max_batch"     ? &hints.max_batch
                             : name == "step_tokens" ? &hints.step_tokens
                                                     : nullptr;
     if (target == nullptr) {
-      return not_found_error("hint \"", name, "\" is not known; this release knows expert_bytes, ",
-                             "max_batch, step_tokens");
+      return not_found_error("hint \"", name, "\" is not known; this release knows max_batch, ",
+                             "step_tokens");
     }
     if (!absl::SimpleAtoi(value, target) || *target < 1 || *target > 8192) {
       return invalid_argument_error("hint \"", name, "\" must be a whole number from 1 to 8192, not \"",
@@ -139,8 +117,8 @@ StatusOr<std::shared_ptr<Model>> Model::load(std::shared_ptr<Runtime> runtime,
   }
   const Config config(files.config, "config.json");
   PackOptions pack{options.precision};
-  if (hints.expert_bytes != 0) {
-    PONDER_ASSIGN_OR_RETURN(weights->expert_cache, backend->make_expert_cache(hints.expert_bytes));
+  if (options.expert_bytes != 0) {
+    PONDER_ASSIGN_OR_RETURN(weights->expert_cache, backend->make_expert_cache(options.expert_bytes));
     pack.expert_cache = weights->expert_cache.get();
   }
   const Loader loader(*files.weights, backend, pack, weights.get(), progress);

@@ -34,6 +34,7 @@ struct ModelOptions {
   uint32_t device = 0;      // index into Runtime::devices()
   uint32_t context = 0;     // tokens of one session at the most; 0: a default that fits in memory
   uint64_t kv_bytes = 0;    // of the whole KV cache; 0: a default
+  uint64_t expert_bytes = 0;  // memory for routed experts; 0: all of them stay
   Precision precision = Precision::kAuto;
   std::optional<DType> kv_dtype;  // unset: the device's default
   // Nonzero stops the load with cancelled_error. Runs on the loading thread.
@@ -64,6 +65,7 @@ struct ModelStats {
   uint64_t kv_bytes = 0, kv_bytes_used = 0, scratch_bytes = 0;
   uint32_t running = 0, waiting = 0;
   float prefill_tokens_per_s = 0, decode_tokens_per_s = 0;
+  ExpertCacheStats experts;  // zeros when all experts stay
 };
 
 struct Scores {

@@ -29,7 +29,7 @@ constexpr float kLargestF8 = 448;
 constexpr int64_t tiles(int64_t n) { return (n + kTile - 1) / kTile; }
 
 // Gives a matrix of f8_e4m3 its scales.
-Status attach_scales(const Checkpoint& checkpoint, WeightData* weight) {
+Status attach_scales(const Checkpoint& checkpoint, bool read, WeightData* weight) {
   const std::string name = absl::StrCat(weight->name, "_scale_inv");
   if (!checkpoint.has(name)) {
     return corrupt_error("tensor ", weight->describe(), ": its scales \"", name,
@@ -38,7 +38,8 @@ Status attach_scales(const Checkpoint& checkpoint, WeightData* weight) {
   if (weight->shape.size() != 2) {
     return corrupt_error("tensor ", weight->describe(), ": only matrices can have scales");
   }
-  PONDER_ASSIGN_OR_RETURN(const WeightData data, checkpoint.find(name));
+  PONDER_ASSIGN_OR_RETURN(const WeightData data,
+                          read ? checkpoint.load(name, -1) : checkpoint.find(name));
   const int64_t rows = tiles(weight->shape[0]), cols = tiles(weight->shape[1]);
   if (data.shape != std::vector<int64_t>{rows, cols}) {
     return corrupt_error("tensor ", data.describe(), " does not fit ", weight->describe(),
@@ -64,13 +65,14 @@ Status attach_scales(const Checkpoint& checkpoint, WeightData* weight) {
 class CheckpointExperts final : public ExpertSource {
  public:
   CheckpointExperts(const Checkpoint& checkpoint, std::string prefix, int64_t experts,
-                    int64_t width, int64_t hidden, bool stacked)
+                    int64_t width, int64_t hidden, bool stacked, bool on_demand)
       : checkpoint_(checkpoint),
         prefix_(std::move(prefix)),
         experts_(experts),
         width_(width),
         hidden_(hidden),
-        stacked_(stacked) {}
+        stacked_(stacked),
+        on_demand_(on_demand) {}
 
   int64_t experts() const override { return experts_; }
   int64_t hidden() const override { return hidden_; }
@@ -129,16 +131,23 @@ class CheckpointExperts final : public ExpertSource {
   }
   StatusOr<WeightData> part(int64_t expert, absl::string_view what,
                             std::array<int64_t, 2> shape) const {
-    if (!stacked_) return find_weight(checkpoint_, name(expert, what), shape);
-    PONDER_ASSIGN_OR_RETURN(WeightData weight, checkpoint_.find_slice(name(expert, what), expert));
-    absl::StrAppend(&weight.name, " of expert ", expert);
+    const std::string tensor = name(expert, what);
+    if (!stacked_ && !on_demand_) return find_weight(checkpoint_, tensor, shape);
+    PONDER_ASSIGN_OR_RETURN(WeightData weight,
+                            on_demand_ ? checkpoint_.load(tensor, stacked_ ? expert : -1)
+                                       : checkpoint_.find_slice(tensor, expert));
+    if (stacked_) {
+      absl::StrAppend(&weight.name, " of expert ", expert);
+    } else if (weight.dtype == DType::kF8_E4M3) {
+      PONDER_RETURN_IF_ERROR(attach_scales(checkpoint_, true, &weight));
+    }
     return weight;
   }
 
   const Checkpoint& checkpoint_;
   const std::string prefix_;
   const int64_t experts_, width_, hidden_;
-  const bool stacked_;
+  const bool stacked_, on_demand_;
 };
 
 }  // namespace
@@ -149,17 +158,20 @@ StatusOr<WeightData> find_weight(const Checkpoint& checkpoint, const std::string
   if (!std::equal(data.shape.begin(), data.shape.end(), shape.begin(), shape.end())) {
     return misfit(name, data.shape, shape);
   }
-  if (data.dtype == DType::kF8_E4M3) PONDER_RETURN_IF_ERROR(attach_scales(checkpoint, &data));
+  if (data.dtype == DType::kF8_E4M3) {
+    PONDER_RETURN_IF_ERROR(attach_scales(checkpoint, false, &data));
+  }
   return data;
 }
 
 StatusOr<std::unique_ptr<ExpertSource>> make_expert_source(const Checkpoint& checkpoint,
                                                            const std::string& prefix,
                                                            int64_t experts, int64_t width,
-                                                           int64_t hidden, uint64_t* bytes) {
+                                                           int64_t hidden, bool on_demand,
+                                                           uint64_t* bytes) {
   const bool stacked = checkpoint.has(absl::StrCat(prefix, "gate_proj.weight"));
-  auto source =
-      std::make_unique<CheckpointExperts>(checkpoint, prefix, experts, width, hidden, stacked);
+  auto source = std::make_unique<CheckpointExperts>(checkpoint, prefix, experts, width, hidden,
+                                                    stacked, on_demand);
   *bytes = 0;
   PONDER_RETURN_IF_ERROR(source->check(bytes));
   return source;

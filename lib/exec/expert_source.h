@@ -19,10 +19,12 @@ StatusOr<WeightData> find_weight(const Checkpoint& checkpoint, const std::string
 
 // The experts "<prefix><e>.gate_proj.weight" and so on, or the stacks "<prefix>gate_proj.weight":
 // all are there with these shapes, or it is the error. `bytes` is what they take in the checkpoint,
-// which outlives the source.
+// which outlives the source. `on_demand`: what is found is read, never mapped, because the disk may
+// fail while the model runs.
 StatusOr<std::unique_ptr<ExpertSource>> make_expert_source(const Checkpoint& checkpoint,
                                                            const std::string& prefix,
                                                            int64_t experts, int64_t width,
-                                                           int64_t hidden, uint64_t* bytes);
+                                                           int64_t hidden, bool on_demand,
+                                                           uint64_t* bytes);
 
 }  // namespace ponder

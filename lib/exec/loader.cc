@@ -191,7 +191,8 @@ Experts Loader::experts(absl::string_view name, int64_t count_of, int64_t width,
     PONDER_RETURN_IF_ERROR(shared_->status);
     PONDER_ASSIGN_OR_RETURN(
         std::unique_ptr<ExpertSource> source,
-        make_expert_source(shared_->checkpoint, prefix, count_of, width, hidden, &bytes));
+        make_expert_source(shared_->checkpoint, prefix, count_of, width, hidden,
+                           shared_->options.expert_cache != nullptr, &bytes));
     return shared_->backend->pack_experts(std::move(source), shared_->options);
   };
   StatusOr<std::unique_ptr<PackedExperts>> packed = pack();

@@ -47,8 +47,11 @@ class Checkpoint {
   virtual StatusOr<WeightData> find_slice(absl::string_view name, int64_t index) const = 0;
   // What find() would give, but for the data and its owner: nothing is read or mapped in.
   virtual StatusOr<WeightData> describe(absl::string_view name) const = 0;
-  // The tensor, or part `slice` of it (-1: all), will be wanted soon: mapped pages may come into
-  // memory. Neither waits nor fails.
+  // As find(), or find_slice() unless `slice` is -1, but always read, never mapped: a disk that fails
+  // is an error then and not a signal (docs/decisions/0020-mapped-weights.md).
+  virtual StatusOr<WeightData> load(absl::string_view name, int64_t slice) const = 0;
+  // load() with the same arguments will follow: the system may begin to read. Neither waits nor
+  // fails.
   virtual void prefetch(absl::string_view name, int64_t slice) const = 0;
   // Bytes [offset, offset + n) of a tensor of any element type, within its bytes.
   virtual Status read(absl::string_view name, uint64_t offset, void* dst, uint64_t n) const = 0;

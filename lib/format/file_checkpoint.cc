@@ -36,45 +36,63 @@ void FileCheckpoint::finish() {
 bool FileCheckpoint::has(absl::string_view name) const { return lookup(name) != nullptr; }
 
 StatusOr<WeightData> FileCheckpoint::find(absl::string_view name) const {
-  PONDER_ASSIGN_OR_RETURN(const StoredTensor* tensor, entry(name));
-  return view(*tensor, tensor->shape, 0, tensor->bytes);
+  PONDER_ASSIGN_OR_RETURN(Part whole, part(name, -1));
+  return view(std::move(whole));
 }
 
 StatusOr<WeightData> FileCheckpoint::find_slice(absl::string_view name, int64_t index) const {
   PONDER_ASSIGN_OR_RETURN(const StoredTensor* tensor, entry(name));
+  if (index < 0) {
+    return invalid_argument_error("part ", index, " wanted of tensor ", quote(tensor->name));
+  }
+  PONDER_ASSIGN_OR_RETURN(Part slice, part(name, index));
+  return view(std::move(slice));
+}
+
+StatusOr<WeightData> FileCheckpoint::load(absl::string_view name, int64_t slice) const {
+  PONDER_ASSIGN_OR_RETURN(Part wanted, part(name, slice));
+  return copy(std::move(wanted));
+}
+
+StatusOr<FileCheckpoint::Part> FileCheckpoint::part(absl::string_view name, int64_t slice) const {
+  PONDER_ASSIGN_OR_RETURN(const StoredTensor* tensor, entry(name));
   const std::vector<int64_t>& shape = tensor->shape;
-  if (shape.size() < 2 || index < 0 || index >= shape[0]) {
-    return invalid_argument_error("part ", index, " wanted of tensor ", quote(name), ", which has ",
+  if (slice < 0) return Part{tensor, shape, 0, tensor->bytes};
+  if (shape.size() < 2 || slice >= shape[0]) {
+    return invalid_argument_error("part ", slice, " wanted of tensor ", quote(name), ", which has ",
                                   shape.size() < 2 ? 0 : shape[0], " parts");
   }
   // Rows are whole blocks, so parts are whole bytes.
   const uint64_t bytes = tensor->bytes / static_cast<uint64_t>(shape[0]);
-  return view(*tensor, {shape.begin() + 1, shape.end()}, static_cast<uint64_t>(index) * bytes,
-              bytes);
+  return Part{
+      tensor, {shape.begin() + 1, shape.end()}, static_cast<uint64_t>(slice) * bytes, bytes};
 }
 
-StatusOr<WeightData> FileCheckpoint::view(const StoredTensor& tensor, std::vector<int64_t> shape,
-                                          uint64_t offset, uint64_t bytes) const {
-  PONDER_ASSIGN_OR_RETURN(WeightData weight, blank(tensor));
-  weight.shape = std::move(shape);
-  const File& file = files_[tensor.file];
-  if (file.view->data() != nullptr) {
-    PONDER_RETURN_IF_ERROR(file.view->check());
-    const std::byte* data = file.view->data() + tensor.offset + offset;
-    // Writers pad headers so that this holds; where one did not, a copy is the way out. Blocks of
-    // quantised elements are read byte by byte and may lie anywhere.
-    const DTypeInfo type = dtype_info(weight.dtype);
-    const auto align = static_cast<uintptr_t>(type.block == 1 ? type.bytes : 1);
-    if (reinterpret_cast<uintptr_t>(data) % align == 0) {
-      weight.data = data;
-      weight.owner = file.view;
-      return weight;
-    }
-  }
+StatusOr<WeightData> FileCheckpoint::view(Part part) const {
+  const File& file = files_[part.tensor->file];
+  if (file.view->data() == nullptr) return copy(std::move(part));
+  PONDER_ASSIGN_OR_RETURN(WeightData weight, blank(*part.tensor));
+  PONDER_RETURN_IF_ERROR(file.view->check());
+  const std::byte* data = file.view->data() + part.tensor->offset + part.offset;
+  // Writers pad headers so that this holds; where one did not, a copy is the way out. Blocks of
+  // quantised elements are read byte by byte and may lie anywhere.
+  const DTypeInfo type = dtype_info(weight.dtype);
+  const auto align = static_cast<uintptr_t>(type.block == 1 ? type.bytes : 1);
+  if (reinterpret_cast<uintptr_t>(data) % align != 0) return copy(std::move(part));
+  weight.shape = std::move(part.shape);
+  weight.data = data;
+  weight.owner = file.view;
+  return weight;
+}
+
+StatusOr<WeightData> FileCheckpoint::copy(Part part) const {
+  PONDER_ASSIGN_OR_RETURN(WeightData weight, blank(*part.tensor));
+  const std::string& name = part.tensor->name;
   PONDER_ASSIGN_OR_RETURN(
-      Buffer made, Buffer::create(allocator_, bytes, absl::StrCat("tensor ", quote(tensor.name))));
+      Buffer made, Buffer::create(allocator_, part.bytes, absl::StrCat("tensor ", quote(name))));
   auto buffer = std::make_shared<Buffer>(std::move(made));
-  PONDER_RETURN_IF_ERROR(read(tensor.name, offset, buffer->data(), bytes));
+  PONDER_RETURN_IF_ERROR(read(name, part.offset, buffer->data(), part.bytes));
+  weight.shape = std::move(part.shape);
   weight.data = buffer->data();
   weight.owner = std::move(buffer);
   return weight;
@@ -100,15 +118,10 @@ StatusOr<WeightData> FileCheckpoint::describe(absl::string_view name) const {
 }
 
 void FileCheckpoint::prefetch(absl::string_view name, int64_t slice) const {
-  const StoredTensor* tensor = lookup(name);
-  if (tensor == nullptr || tensor->shape.empty()) return;
-  const FileView& file = *files_[tensor->file].view;
-  if (file.data() == nullptr || slice >= tensor->shape[0]) return;
-  const uint64_t parts = slice < 0 ? 1 : static_cast<uint64_t>(tensor->shape[0]);
-  const uint64_t bytes = tensor->bytes / parts;
-  file.prefetch(
-      file.data() + tensor->offset + bytes * static_cast<uint64_t>(std::max<int64_t>(0, slice)),
-      bytes);
+  const StatusOr<Part> wanted = part(name, slice);
+  if (!wanted.ok()) return;
+  const StoredTensor& tensor = *wanted->tensor;
+  source_->prefetch(files_[tensor.file].name, tensor.offset + wanted->offset, wanted->bytes);
 }
 
 void FileCheckpoint::drop(const WeightData& weight) const {

@@ -43,6 +43,7 @@ class FileCheckpoint final : public Checkpoint {
   StatusOr<WeightData> find(absl::string_view name) const override;
   StatusOr<WeightData> find_slice(absl::string_view name, int64_t index) const override;
   StatusOr<WeightData> describe(absl::string_view name) const override;
+  StatusOr<WeightData> load(absl::string_view name, int64_t slice) const override;
   void prefetch(absl::string_view name, int64_t slice) const override;
   void drop(const WeightData& weight) const override;
   Status read(absl::string_view name, uint64_t offset, void* dst, uint64_t n) const override;
@@ -61,9 +62,16 @@ class FileCheckpoint final : public Checkpoint {
   const StoredTensor* lookup(absl::string_view name) const;
   StatusOr<const StoredTensor*> entry(absl::string_view name) const;
   StatusOr<WeightData> blank(const StoredTensor& tensor) const;  // without data
-  // The `bytes` from `offset` of the tensor's data on, as a weight of this shape.
-  StatusOr<WeightData> view(const StoredTensor& tensor, std::vector<int64_t> shape, uint64_t offset,
-                            uint64_t bytes) const;
+  // Some of a tensor: all of it, or one of its parts.
+  struct Part {
+    const StoredTensor* tensor;
+    std::vector<int64_t> shape;
+    uint64_t offset;  // from the tensor's first byte
+    uint64_t bytes;
+  };
+  StatusOr<Part> part(absl::string_view name, int64_t slice) const;
+  StatusOr<WeightData> view(Part part) const;
+  StatusOr<WeightData> copy(Part part) const;
 
   std::shared_ptr<const FileSource> source_;
   Allocator* allocator_;

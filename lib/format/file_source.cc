@@ -80,12 +80,6 @@ class MappedView final : public FileView {
     const auto end = (reinterpret_cast<uintptr_t>(data) + bytes) / page * page;
     if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
   }
-  void prefetch(const void* data, uint64_t bytes) const override {
-    const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-    const auto begin = reinterpret_cast<uintptr_t>(data) / page * page;
-    const auto end = reinterpret_cast<uintptr_t>(data) + bytes;
-    if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
-  }
 
  private:
   std::shared_ptr<const OpenFile> file_;
@@ -153,6 +147,17 @@ class FolderSource final : public FileSource {
       done += static_cast<size_t>(got);
     }
     return OkStatus();
+  }
+
+  void prefetch(absl::string_view name, uint64_t offset, uint64_t n) const override {
+    const auto file = open(name);
+    if (!file.ok()) return;
+    // Linux reads no more than a device's largest request, often 128 KiB, for one call.
+    constexpr uint64_t kPiece = uint64_t{128} << 10;
+    for (uint64_t at = offset; at < offset + n; at += kPiece) {
+      ::posix_fadvise((*file)->fd.get(), static_cast<off_t>(at),
+                      static_cast<off_t>(std::min(kPiece, offset + n - at)), POSIX_FADV_WILLNEED);
+    }
   }
 
   StatusOr<std::shared_ptr<const FileView>> map(absl::string_view name) const override {

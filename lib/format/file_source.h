@@ -33,8 +33,6 @@ class FileView {
   virtual Status check() const { return OkStatus(); }
   // These bytes will hardly be wanted again: their pages may leave memory. They stay readable.
   virtual void drop(const void* data, uint64_t bytes) const { (void)data, (void)bytes; }
-  // These bytes will be wanted soon: their pages may come into memory. Does not wait for them.
-  virtual void prefetch(const void* data, uint64_t bytes) const { (void)data, (void)bytes; }
 
  protected:
   FileView(const void* data, uint64_t size)
@@ -57,6 +55,10 @@ class FileSource {
   virtual StatusOr<uint64_t> size(absl::string_view name) const = 0;
   // Exactly bytes [offset, offset + n), else io_error.
   virtual Status read(absl::string_view name, uint64_t offset, void* dst, size_t n) const = 0;
+  // These bytes will be read soon: the system may fetch them meanwhile. Neither waits nor fails.
+  virtual void prefetch(absl::string_view name, uint64_t offset, uint64_t n) const {
+    (void)name, (void)offset, (void)n;
+  }
   // The whole file; a view without data when the source cannot map. Never nullptr.
   virtual StatusOr<std::shared_ptr<const FileView>> map(absl::string_view name) const = 0;
 };

@@ -91,7 +91,7 @@ static const row rows[] = {
     OFFSET(ponder_event, thought_tokens, 108),
     OFFSET(ponder_event, answer_tokens, 112),
 
-    SIZE(ponder_stats, 104),
+    SIZE(ponder_stats, 144),
     OFFSET(ponder_stats, prompt_tokens, 0),
     OFFSET(ponder_stats, cached_tokens, 8),
     OFFSET(ponder_stats, thought_tokens, 16),
@@ -107,6 +107,11 @@ static const row rows[] = {
     OFFSET(ponder_stats, waiting, 92),
     OFFSET(ponder_stats, prefill_tokens_per_s, 96),
     OFFSET(ponder_stats, decode_tokens_per_s, 100),
+    OFFSET(ponder_stats, expert_bytes, 104),
+    OFFSET(ponder_stats, expert_bytes_used, 112),
+    OFFSET(ponder_stats, expert_hits, 120),
+    OFFSET(ponder_stats, expert_misses, 128),
+    OFFSET(ponder_stats, expert_bytes_read, 136),
 };
 
 /* Constants are part of the ABI as well: compiled into programs, never renumbered. */

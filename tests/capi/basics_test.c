@@ -143,6 +143,7 @@ static void every_function_refuses_null_handles(void) {
   CHECK_INVALID(ponder_model_options_set_device(NULL, 0));
   CHECK_INVALID(ponder_model_options_set_context(NULL, 0));
   CHECK_INVALID(ponder_model_options_set_kv_bytes(NULL, 0));
+  CHECK_INVALID(ponder_model_options_set_expert_bytes(NULL, 0));
   CHECK_INVALID(ponder_model_options_set_kv_type(NULL, PONDER_KV_AUTO));
   CHECK_INVALID(ponder_model_options_set_precision(NULL, PONDER_PRECISION_AUTO));
   CHECK_INVALID(ponder_model_options_set_progress(NULL, no_progress, NULL));
@@ -276,6 +277,7 @@ static void model_options_check_their_values(void) {
   CHECK_OK(ponder_model_options_set_context(o, 0x7FFFFFFF));
   CHECK_INVALID(ponder_model_options_set_context(o, 0x80000000u));
   CHECK_OK(ponder_model_options_set_kv_bytes(o, UINT64_MAX));
+  CHECK_OK(ponder_model_options_set_expert_bytes(o, UINT64_MAX));
   CHECK_OK(ponder_model_options_set_kv_type(o, PONDER_KV_F16));
   CHECK_INVALID(ponder_model_options_set_kv_type(o, 4));
   CHECK_INVALID(ponder_model_options_set_kv_type(o, -1));

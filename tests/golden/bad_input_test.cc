@@ -45,6 +45,9 @@ class Tampered final : public Checkpoint {
   StatusOr<WeightData> describe(absl::string_view name) const override {
     return to_->describe(name);
   }
+  StatusOr<WeightData> load(absl::string_view name, int64_t slice) const override {
+    return slice < 0 ? find(name) : to_->load(name, slice);
+  }
   void prefetch(absl::string_view name, int64_t slice) const override {
     to_->prefetch(name, slice);
   }

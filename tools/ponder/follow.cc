@@ -170,20 +170,28 @@ Json event_json(const ponder_event& event) {
 
 Json finished_json(const Outcome& outcome) {
   const ponder_stats& s = outcome.stats;
-  return {{"event", "finished"},
-          {"reason", finish_name(outcome.finish)},
-          {"tokens", outcome.tokens},
-          {"thought_tokens", outcome.thought_tokens},
-          {"answer_tokens", outcome.answer_tokens},
-          {"stats",
-           {{"prompt_tokens", s.prompt_tokens},
-            {"cached_tokens", s.cached_tokens},
-            {"steps", s.steps},
-            {"preemptions", s.preemptions},
-            {"prefill_s", static_cast<double>(s.prefill_us) / 1e6},
-            {"decode_s", static_cast<double>(s.decode_us) / 1e6},
-            {"prefill_tokens_per_s", s.prefill_tokens_per_s},
-            {"decode_tokens_per_s", s.decode_tokens_per_s}}}};
+  Json json = {{"event", "finished"},
+               {"reason", finish_name(outcome.finish)},
+               {"tokens", outcome.tokens},
+               {"thought_tokens", outcome.thought_tokens},
+               {"answer_tokens", outcome.answer_tokens},
+               {"stats",
+                {{"prompt_tokens", s.prompt_tokens},
+                 {"cached_tokens", s.cached_tokens},
+                 {"steps", s.steps},
+                 {"preemptions", s.preemptions},
+                 {"prefill_s", static_cast<double>(s.prefill_us) / 1e6},
+                 {"decode_s", static_cast<double>(s.decode_us) / 1e6},
+                 {"prefill_tokens_per_s", s.prefill_tokens_per_s},
+                 {"decode_tokens_per_s", s.decode_tokens_per_s}}}};
+  if (s.expert_bytes > 0) {
+    json["experts"] = {{"bytes", s.expert_bytes},
+                       {"bytes_used", s.expert_bytes_used},
+                       {"hits", s.expert_hits},
+                       {"misses", s.expert_misses},
+                       {"bytes_read", s.expert_bytes_read}};
+  }
+  return json;
 }
 
 Display::~Display() {
@@ -270,6 +278,10 @@ std::string statistics_line(const Outcome& outcome) {
   if (outcome.thought_end == PONDER_FINISH_HOST) line += ", thought closed by you";
   if (outcome.finish == PONDER_FINISH_LENGTH) line += ", cut off at the token limit";
   if (outcome.finish == PONDER_FINISH_CANCELLED) line += ", cancelled";
+  if (s.expert_bytes > 0) {
+    line += "; experts: " + std::to_string(s.expert_hits) + " in memory, " +
+            std::to_string(s.expert_misses) + " read (" + human_bytes(s.expert_bytes_read) + ")";
+  }
   return line;
 }
 

@@ -85,6 +85,13 @@ void ModelArguments::add_options(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "f32", "bf16", "f16"}))
       ->group(group);
+  app.add_option(
+         "--expert-bytes", expert_bytes,
+         "Memory for a mixture's experts, such as 8G or 500M; others are read when they are "
+         "chosen; 0: all stay in memory")
+      ->transform(CLI::AsSizeValue(true))
+      ->type_name("SIZE")
+      ->group(group);
   app.add_option("--hint", hints, "Tuning of this release (docs/api/models.md); may be repeated")
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false)
@@ -107,6 +114,7 @@ Loaded ModelArguments::load() const {
   ponder_model_options* options = made.get();
   check(ponder_model_options_set_device(options, find_device(runtime, device)), "--device");
   check(ponder_model_options_set_context(options, context), "--context");
+  check(ponder_model_options_set_expert_bytes(options, expert_bytes), "--expert-bytes");
   check(ponder_model_options_set_precision(
             options, precision == "f32" ? PONDER_PRECISION_F32 : PONDER_PRECISION_AUTO),
         "--precision");

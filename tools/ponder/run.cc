@@ -99,15 +99,26 @@ void run(RunArguments& args) {
   Session session(loaded.model);
   Generation generation = session.submit(request);
   Outcome outcome;
+  // What the experts' memory did is the model's affair; here it has only this one request.
+  const auto add_experts = [&] {
+    const ponder_stats of_model = loaded.model.stats();
+    outcome.stats.expert_bytes = of_model.expert_bytes;
+    outcome.stats.expert_bytes_used = of_model.expert_bytes_used;
+    outcome.stats.expert_hits = of_model.expert_hits;
+    outcome.stats.expert_misses = of_model.expert_misses;
+    outcome.stats.expert_bytes_read = of_model.expert_bytes_read;
+  };
   if (args.json) {
     outcome = follow(generation, [](const ponder_event& event) {
       if (has_json(event)) output().json_line(event_json(event));
     });
+    add_experts();
     output().json_line(finished_json(outcome));
   } else {
     Display display(!args.hide_thoughts);
     outcome = follow(generation, [&](const ponder_event& event) { display.show(event); });
     display.end();
+    add_experts();
     if (!args.quiet) diagnostics().line(statistics_line(outcome));
   }
   if (outcome.finish == PONDER_FINISH_CANCELLED) throw CLI::RuntimeError(kExitInterrupted);

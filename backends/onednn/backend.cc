@@ -9,6 +9,7 @@
 
 #include "absl/strings/ascii.h"
 #include "backends/onednn/attention.h"
+#include "backends/onednn/dispatch.h"
 #include "backends/onednn/experts.h"
 #include "backends/onednn/isa.h"
 #include "backends/onednn/kernels.h"
@@ -24,32 +25,6 @@ namespace {
 
 using cpu::Isa;
 using cpu::Kernels;
-
-// The best table that was compiled, that the machine runs and that `isa` allows.
-const Kernels* kernels_for(Isa isa) {
-  const Kernels* kernels = nullptr;
-  if (isa >= Isa::kAvx512Bf16) kernels = cpu::kernels_avx512bf16();
-  if (kernels == nullptr && isa >= Isa::kAvx512) kernels = cpu::kernels_avx512();
-  if (kernels == nullptr && isa >= Isa::kAvx2) kernels = cpu::kernels_avx2();
-  return kernels != nullptr ? kernels : cpu::kernels_portable();
-}
-
-// The same for quant.h's.
-const cpu::QuantKernels* quant_kernels_for(Isa isa) {
-  const struct {
-    cpu::ByteIsa needs;
-    Isa allowed;
-    const cpu::QuantKernels* (*get)();
-  } tables[] = {{cpu::ByteIsa::kAvx512Vnni, Isa::kAvx512, cpu::quant_kernels_avx512vnni},
-                {cpu::ByteIsa::kAvxVnni, Isa::kAvx2, cpu::quant_kernels_avxvnni},
-                {cpu::ByteIsa::kAvx2, Isa::kAvx2, cpu::quant_kernels_avx2}};
-  for (const auto& table : tables) {
-    if (isa >= table.allowed && cpu::has_byte_isa(table.needs) && table.get() != nullptr) {
-      return table.get();
-    }
-  }
-  return cpu::quant_kernels_portable();
-}
 
 std::string cpu_name() {
 #if defined(__x86_64__)
@@ -114,9 +89,10 @@ class CpuBackend final : public Backend {
   CpuBackend(const BackendContext& context, Isa isa, std::unique_ptr<cpu::Brgemm> brgemm)
       : allocator_(context.allocator),
         info_(describe(context, isa)),
-        kernels_(kernels_for(isa)),
+        kernels_(cpu::kernels_for(isa)),
         workers_(context.pool),
-        linear_(kernels_, quant_kernels_for(isa), std::move(brgemm), &allocator_, context.pool),
+        linear_(kernels_, cpu::quant_kernels_for(isa), std::move(brgemm), &allocator_,
+                context.pool),
         attention_(kernels_, &allocator_, context.pool),
         mla_(kernels_, &allocator_, context.pool),
         experts_(kernels_, &linear_, &allocator_, context.pool) {}

@@ -785,8 +785,12 @@ void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
     q.ldc = last ? g.ldc : kPanel;
     q.n = last ? g.n : static_cast<int32_t>(kPanel);
     q.bias = last ? g.bias : nullptr;
-    quant_->gemm(q);
     b += block_bytes(s, q.k);
+    // The next panel follows, and one thread mostly takes several in a row.
+    const int64_t next_k = k + q.k == s.depth ? 0 : k + q.k;
+    q.next = next_k > 0 || panel + 1 < s.panels() ? b : nullptr;
+    q.next_bytes = block_bytes(s, std::min(s.block, s.depth - next_k));
+    quant_->gemm(q);
     q.x.q += q.k;
     q.x.scale += (q.k + q.group - 1) / q.group;
     q.x.start += q.k / q.sub;

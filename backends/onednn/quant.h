@@ -77,7 +77,33 @@ struct QuantFormat {
 };
 
 // Indexed by QuantType.
-extern const QuantFormat kQuantFormats[kQuantTypes];
+inline constexpr QuantFormat kQuantFormats[kQuantTypes] = {
+    // unit, bytes, sub, group, offset, has_min
+    {32, 18, 32, 32, 8, false},
+    {32, 20, 32, 32, 0, true},
+    {32, 22, 32, 32, 16, false},
+    {32, 24, 32, 32, 0, true},
+    {32, 34, 32, 32, 128, false},
+    {256, 84, 16, 256, 0, true},
+    {256, 110, 16, 256, 4, false},
+    {256, 144, 32, 256, 0, true},
+    {256, 176, 32, 256, 0, true},
+    {256, 210, 16, 256, 32, false},
+    {32, 18, 32, 32, 128, false},
+    {256, 136, 32, 256, 128, false},
+    {32, 17, 32, 32, 12, false},
+    // The shift of an eighth makes ninths of both signs: q = 8 * entry +- 1 + 9, scale / 8.
+    {256, 50, 32, 256, 9, false},
+    {256, 56, 16, 256, 9, false},
+    // The largest level of each codebook is the offset.
+    {256, 66, 32, 256, 43, false},
+    {256, 74, 16, 256, 43, false},
+    {256, 82, 16, 256, 43, false},
+    {256, 98, 32, 256, 62, false},
+    {256, 110, 32, 256, 15, false},
+    {256, 54, 32, 256, 1, false},
+    {256, 66, 32, 256, 1, false},
+};
 
 // One block of one panel, expanded. Scratch memory, but q and the scales may point into the packed
 // block where that has the form already.
@@ -86,7 +112,6 @@ struct ExpandedBlock {
   const float* scale;  // [k/sub][64]
   const float* min;    // [k/sub][64]; null when the type has none
   uint8_t highest = 255;  // no q is larger
-  bool stored = false;    // q is the packed block itself
 };
 // Room that an expand function may use: q, then scales, then minima.
 struct alignas(64) ExpandRoom {
@@ -118,6 +143,8 @@ struct QuantGemmArgs {
   int64_t ldc;
   int32_t n;          // 1 to 64 columns exist
   const float* bias;  // [n], added last; or null
+  const std::byte* next;  // packed bytes that will be read after this, or null
+  int64_t next_bytes;
 };
 
 struct QuantKernels {

@@ -57,9 +57,9 @@ std::byte* pack_words(const Source& source, int64_t offset, std::byte* out, uint
   for (int64_t u = 0; u < source.blocks; ++u, out += kWords * kPanel * 4) {
     if constexpr (kWords % 4 == 0) {
       for (int64_t c = 0; c < kPanel; c += 4) {
-        const std::byte* const rows[4] = {
-            source.at(c, u) + offset, source.at(c + 1, u) + offset, source.at(c + 2, u) + offset,
-            source.at(c + 3, u) + offset};
+        const std::byte* const rows[4] = {source.at(c, u) + offset, source.at(c + 1, u) + offset,
+                                          source.at(c + 2, u) + offset,
+                                          source.at(c + 3, u) + offset};
         for (int w = 0; w < kWords; w += 4) {  // a transposition of 4 x 4 words
           const Words a = load_words(rows[0] + w * 4), b = load_words(rows[1] + w * 4);
           const Words d = load_words(rows[2] + w * 4), e = load_words(rows[3] + w * 4);
@@ -129,6 +129,22 @@ std::byte* pack_halves(const Source& source, int64_t offset, std::byte* out, boo
   bad = bad || (is_float && any != 0);
   return out;
 }
+
+template <typename Block, QuantType kType>
+constexpr bool fits() {
+  return kQuantFormats[kType].bytes == sizeof(Block);
+}
+static_assert(fits<BlockQ4_0, kQuantQ4_0>() && fits<BlockQ4_1, kQuantQ4_1>() &&
+              fits<BlockQ5_0, kQuantQ5_0>() && fits<BlockQ5_1, kQuantQ5_1>() &&
+              fits<BlockQ8_0, kQuantQ8_0>() && fits<BlockQ2_K, kQuantQ2_K>() &&
+              fits<BlockQ3_K, kQuantQ3_K>() && fits<BlockQ4_K, kQuantQ4_K>() &&
+              fits<BlockQ5_K, kQuantQ5_K>() && fits<BlockQ6_K, kQuantQ6_K>() &&
+              fits<BlockIQ4_NL, kQuantIQ4_NL>() && fits<BlockIQ4_XS, kQuantIQ4_XS>() &&
+              fits<BlockMXFP4, kQuantMXFP4>() && fits<BlockIQ1_S, kQuantIQ1_S>() &&
+              fits<BlockIQ1_M, kQuantIQ1_M>() && fits<BlockIQ2_XXS, kQuantIQ2_XXS>() &&
+              fits<BlockIQ2_XS, kQuantIQ2_XS>() && fits<BlockIQ2_S, kQuantIQ2_S>() &&
+              fits<BlockIQ3_XXS, kQuantIQ3_XXS>() && fits<BlockIQ3_S, kQuantIQ3_S>() &&
+              fits<BlockTQ1_0, kQuantTQ1_0>() && fits<BlockTQ2_0, kQuantTQ2_0>());
 
 // ---- one function per type ---------------------------------------------------------------------
 
@@ -223,34 +239,6 @@ bool pack_super(const std::byte* const* columns, int64_t k, std::byte* out) {
 }
 
 }  // namespace
-
-const QuantFormat kQuantFormats[kQuantTypes] = {
-    // unit, bytes, sub, group, offset, has_min
-    {32, sizeof(BlockQ4_0), 32, 32, 8, false},
-    {32, sizeof(BlockQ4_1), 32, 32, 0, true},
-    {32, sizeof(BlockQ5_0), 32, 32, 16, false},
-    {32, sizeof(BlockQ5_1), 32, 32, 0, true},
-    {32, sizeof(BlockQ8_0), 32, 32, 128, false},
-    {256, sizeof(BlockQ2_K), 16, 256, 0, true},
-    {256, sizeof(BlockQ3_K), 16, 256, 4, false},
-    {256, sizeof(BlockQ4_K), 32, 256, 0, true},
-    {256, sizeof(BlockQ5_K), 32, 256, 0, true},
-    {256, sizeof(BlockQ6_K), 16, 256, 32, false},
-    {32, sizeof(BlockIQ4_NL), 32, 32, 128, false},
-    {256, sizeof(BlockIQ4_XS), 32, 256, 128, false},
-    {32, sizeof(BlockMXFP4), 32, 32, 12, false},
-    // The shift of an eighth makes ninths of both signs: q = 8 * entry +- 1 + 9, scale / 8.
-    {256, sizeof(BlockIQ1_S), 32, 256, 9, false},
-    {256, sizeof(BlockIQ1_M), 16, 256, 9, false},
-    // The largest level of each codebook is the offset.
-    {256, sizeof(BlockIQ2_XXS), 32, 256, 43, false},
-    {256, sizeof(BlockIQ2_XS), 16, 256, 43, false},
-    {256, sizeof(BlockIQ2_S), 16, 256, 43, false},
-    {256, sizeof(BlockIQ3_XXS), 32, 256, 62, false},
-    {256, sizeof(BlockIQ3_S), 32, 256, 15, false},
-    {256, sizeof(BlockTQ1_0), 32, 256, 1, false},
-    {256, sizeof(BlockTQ2_0), 32, 256, 1, false},
-};
 
 const QuantPackFn kQuantPack[kQuantTypes] = {
     pack_nibbles<BlockQ4_0, kQuantQ4_0>,

@@ -44,8 +44,9 @@ class Workers {
   // Lanes are what scratch memory is counted in: two calls of fn with one lane never overlap.
   uint32_t lanes() const { return pool_->concurrency(); }
 
-  // Calls fn(task, lane) once per task. Tasks are handed out in order, to whoever is free. `work`
-  // is about how many nanoseconds one takes: small wholes stay on the calling thread.
+  // Calls fn(task, lane) once per task. Tasks are handed out in order, to whoever is free: some in a
+  // row while there are many, for neighbours share caches. `work` is about how many nanoseconds one
+  // takes: small wholes stay on the calling thread.
   template <typename Fn>
   void tasks(int64_t n, double work, const Fn& fn) const {
     const auto useful =
@@ -60,9 +61,11 @@ class Workers {
     pool_->parallel_for(used, [&](uint32_t lane) {
       const FloatMode mode;
       for (;;) {
-        const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
-        if (task >= n) return;
-        fn(task, lane);
+        const int64_t left = n - next.load(std::memory_order_relaxed);
+        const int64_t run = std::clamp<int64_t>(left / (8 * int64_t{used}), 1, kLongestRun);
+        const int64_t first = next.fetch_add(run, std::memory_order_relaxed);
+        if (first >= n) return;
+        for (int64_t task = first; task < std::min(first + run, n); ++task) fn(task, lane);
       }
     });
   }
@@ -80,6 +83,7 @@ class Workers {
   // Nanoseconds of work that pay for one more thread: half a microsecond to start one that still
   // spins, several for one that sleeps.
   static constexpr double kWorthWaking = 8000;
+  static constexpr int64_t kLongestRun = 8;
 
   ThreadPool* pool_;
 };

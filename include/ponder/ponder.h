@@ -312,6 +312,35 @@ ponder_status
     ponder_model_load_io(ponder_runtime *rt, const ponder_io *io, size_t io_size,
                          const ponder_model_options *o, ponder_model **out, ponder_error **err);
 
+enum {
+  PONDER_FITS_NOT = 0,       /* more memory is needed than is free */
+  PONDER_FITS_ON_DEMAND = 1, /* with set_expert_bytes(expert_budget): slower */
+  PONDER_FITS_ALL = 2        /* everything stays in memory */
+};
+
+typedef struct ponder_model_needs {
+  uint64_t parameters;
+  uint64_t weight_bytes;       /* of all tensors in the files; what is loaded of them: */
+  uint64_t attention_bytes;
+  uint64_t feed_forward_bytes; /* dense layers and shared experts */
+  uint64_t expert_bytes;       /* routed experts; 0: the model is no mixture */
+  uint64_t other_bytes;        /* embedding, output, routers, norms */
+  uint64_t token_bytes;        /* of weights that computing one token reads */
+  uint64_t kv_bytes, kv_bytes_per_1000, scratch_bytes; /* as load would set them aside */
+  uint64_t memory_total, memory_free;                  /* of the device; 0: not told */
+  uint64_t expert_budget;
+  uint32_t layers, experts, experts_chosen; /* experts of a layer, and those a token goes to */
+  uint32_t context, trained_context;
+  int32_t fits; /* PONDER_FITS_* */
+} ponder_model_needs;
+
+/* What loading that model with those options would take, found without loading: the files' tables
+ * are read and the shapes of tensors checked, no weight touched. Errors as ponder_model_load. */
+PONDER_API(ANY)
+ponder_status ponder_model_examine(ponder_runtime *rt, const char *path,
+                                   const ponder_model_options *o, ponder_model_needs *needs,
+                                   size_t needs_size, ponder_error **err);
+
 /* One more reference to m, which is returned. NULL gives NULL. */
 PONDER_API(ANY) ponder_model *ponder_model_retain(ponder_model *m);
 

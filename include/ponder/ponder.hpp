@@ -295,6 +295,16 @@ class Model {
         error);
     return Model(handle);
   }
+  // What loading it would take, without loading it.
+  static ponder_model_needs examine(const Runtime &runtime, const std::string &path,
+                                    const ModelOptions &options, Error *error = nullptr) {
+    ponder_model_needs needs = ponder_model_needs();
+    ponder_error *words = nullptr;
+    detail::check(ponder_model_examine(runtime.get(), path.c_str(), options.get(), &needs,
+                                       sizeof needs, &words),
+                  words, error);
+    return needs;
+  }
   // Takes over one reference.
   explicit Model(ponder_model *handle) : handle_(handle) {}
   // A second reference to the same model.

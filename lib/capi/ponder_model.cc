@@ -4,6 +4,7 @@
 #include "lib/capi/guard.h"
 #include "lib/capi/handles.h"
 #include "lib/capi/host.h"
+#include "lib/engine/needs.h"
 
 namespace capi = ponder::capi;
 namespace engine = ponder::engine;
@@ -113,14 +114,17 @@ ponder_status ponder_model_options_set_hint(ponder_model_options* o, const char*
 
 namespace {
 
+ponder::Status check_device(const ponder_runtime* rt, uint32_t device) {
+  const size_t devices = rt->runtime->devices().size();
+  if (device < devices) return ponder::OkStatus();
+  return ponder::not_found_error("device ", device, " does not exist; there are ", devices,
+                                 ", counted from 0");
+}
+
 ponder::Status load(ponder_runtime* rt, std::shared_ptr<const ponder::FileSource> files,
                     const ponder_model_options* o, ponder_model** out) {
   const engine::ModelOptions options = o != nullptr ? o->options : engine::ModelOptions();
-  const size_t devices = rt->runtime->devices().size();
-  if (options.device >= devices) {
-    return ponder::not_found_error("device ", options.device, " does not exist; there are ",
-                                   devices, ", counted from 0");
-  }
+  PONDER_RETURN_IF_ERROR(check_device(rt, options.device));
   auto handle = std::make_unique<ponder_model>();
   PONDER_ASSIGN_OR_RETURN(handle->model,
                           engine::Model::load(rt->runtime, std::move(files), options));
@@ -149,6 +153,41 @@ ponder_status ponder_model_load(ponder_runtime* rt, const char* path, const pond
     if (path == nullptr) return ponder::invalid_argument_error("the path is NULL");
     PONDER_ASSIGN_OR_RETURN(auto files, ponder::open_folder(path));
     return load(rt, std::move(files), o, out);
+  });
+}
+
+ponder_status ponder_model_examine(ponder_runtime* rt, const char* path,
+                                   const ponder_model_options* o, ponder_model_needs* needs,
+                                   size_t needs_size, ponder_error** err) {
+  return capi::guarded(err, [&]() -> ponder::Status {
+    if (rt == nullptr) return ponder::invalid_argument_error("the runtime is NULL");
+    if (path == nullptr) return ponder::invalid_argument_error("the path is NULL");
+    const engine::ModelOptions options = o != nullptr ? o->options : engine::ModelOptions();
+    PONDER_RETURN_IF_ERROR(check_device(rt, options.device));
+    PONDER_ASSIGN_OR_RETURN(auto files, ponder::open_folder(path));
+    PONDER_ASSIGN_OR_RETURN(const engine::ModelNeeds known,
+                            engine::examine(*rt->runtime, std::move(files), options));
+    ponder_model_needs told = {};
+    told.parameters = known.parameters;
+    told.weight_bytes = known.weight_bytes;
+    told.attention_bytes = known.attention_bytes;
+    told.feed_forward_bytes = known.feed_forward_bytes;
+    told.expert_bytes = known.expert_bytes;
+    told.other_bytes = known.other_bytes;
+    told.token_bytes = known.token_bytes;
+    told.kv_bytes = known.kv_bytes;
+    told.kv_bytes_per_1000 = known.kv_bytes_per_1000;
+    told.scratch_bytes = known.scratch_bytes;
+    told.memory_total = known.memory_total;
+    told.memory_free = known.memory_free;
+    told.expert_budget = known.expert_budget;
+    told.layers = known.layers;
+    told.experts = known.experts;
+    told.experts_chosen = known.experts_chosen;
+    told.context = known.context;
+    told.trained_context = known.trained_context;
+    told.fits = static_cast<int32_t>(known.fit);
+    return capi::copy_out(told, needs, needs_size);
   });
 }
 

@@ -117,6 +117,7 @@ static void every_function_refuses_null_handles(void) {
   ponder_generation *g = NULL;
   ponder_device_info device;
   ponder_model_info info;
+  ponder_model_needs needs;
   ponder_event ev;
   ponder_stats stats;
   ponder_str text;
@@ -150,6 +151,7 @@ static void every_function_refuses_null_handles(void) {
   CHECK_INVALID(ponder_model_options_set_hint(NULL, "a", "b"));
   CHECK_INVALID(ponder_model_load(NULL, MODEL_PATH, NULL, &m, NULL));
   CHECK_INVALID(ponder_model_load_io(NULL, &io, sizeof io, NULL, &m, NULL));
+  CHECK_INVALID(ponder_model_examine(NULL, MODEL_PATH, NULL, &needs, sizeof needs, NULL));
   CHECK_INVALID(ponder_model_get_info(NULL, &info, sizeof info));
   CHECK_INVALID(ponder_model_get_template(NULL, &text));
   CHECK_INVALID(ponder_model_tokenize(NULL, "a", 1, 0, &token, &size));
@@ -203,12 +205,19 @@ static void every_function_refuses_null_handles(void) {
 }
 
 static void every_function_refuses_null_results(void) {
+  ponder_model_needs needs;
   ponder_runtime *rt = NULL;
   ponder_error *err = NULL;
   REQUIRE_OK(ponder_runtime_create(NULL, &rt, &err), err);
   CHECK_INVALID(ponder_runtime_get_device(rt, 0, NULL, sizeof(ponder_device_info)));
   CHECK_INVALID(ponder_runtime_next_ready(rt, NULL));
   CHECK_INVALID(ponder_model_load(rt, MODEL_PATH, NULL, NULL, NULL));
+  CHECK_INVALID(ponder_model_examine(rt, NULL, NULL, &needs, sizeof needs, NULL));
+  CHECK_INVALID(ponder_model_examine(rt, MODEL_PATH, NULL, NULL, sizeof needs, NULL));
+  CHECK_STATUS(ponder_model_examine(rt, "/no/such\nfolder", NULL, &needs, sizeof needs, &err),
+               PONDER_ERR_NOT_FOUND);
+  ponder_error_destroy(err);
+  err = NULL;
   CHECK_INVALID(ponder_model_load(rt, NULL, NULL, (ponder_model **)&err, NULL));
   CHECK_INVALID(
       ponder_model_load_io(rt, NULL, sizeof(ponder_io), NULL, (ponder_model **)&err, NULL));

@@ -30,6 +30,37 @@ static void info_describes_the_model(void) {
   CHECK_INVALID(ponder_model_get_info(shared_model, &info, 0));
 }
 
+static void needs_are_those_of_the_loaded_model(void) {
+  ponder_model_info info;
+  ponder_model_needs needs;
+  ponder_model_options *o = NULL;
+  ponder_error *err = NULL;
+  ponder_stats stats;
+  CHECK_OK(ponder_model_options_create(&o));
+  CHECK_OK(ponder_model_options_set_precision(o, PONDER_PRECISION_F32));
+  REQUIRE_OK(ponder_model_examine(shared_runtime, MODEL_PATH, o, &needs, sizeof needs, &err), err);
+  CHECK_OK(ponder_model_get_info(shared_model, &info, sizeof info));
+  CHECK_OK(ponder_model_get_stats(shared_model, &stats, sizeof stats));
+  CHECK(needs.parameters == info.parameters && needs.weight_bytes == info.weight_bytes);
+  CHECK(needs.layers == info.layers && needs.trained_context == info.trained_context);
+  CHECK(needs.kv_bytes_per_1000 == info.kv_bytes_per_1000);
+  CHECK(needs.scratch_bytes == stats.scratch_bytes);
+  CHECK(needs.experts == 0 && needs.expert_bytes == 0 && needs.expert_budget == 0);
+  CHECK(needs.attention_bytes > 0 && needs.feed_forward_bytes > needs.attention_bytes);
+  CHECK(needs.attention_bytes + needs.feed_forward_bytes + needs.other_bytes >=
+        needs.weight_bytes);
+  CHECK(needs.token_bytes > needs.attention_bytes + needs.feed_forward_bytes);
+  CHECK(needs.memory_total > needs.memory_free && needs.fits == PONDER_FITS_ALL);
+  /* Experts of a model that has none may take what they like: it all stays, or does not fit. */
+  CHECK_OK(ponder_model_options_set_expert_bytes(o, 1000));
+  CHECK_OK(ponder_model_examine(shared_runtime, MODEL_PATH, o, &needs, sizeof needs, NULL));
+  CHECK(needs.fits == PONDER_FITS_ALL && needs.expert_budget == 0);
+  CHECK_OK(ponder_model_options_set_device(o, 1000));
+  CHECK_STATUS(ponder_model_examine(shared_runtime, MODEL_PATH, o, &needs, sizeof needs, NULL),
+               PONDER_ERR_NOT_FOUND);
+  ponder_model_options_destroy(o);
+}
+
 static void fingerprints_are_equal_for_equal_models(void) {
   ponder_model_info first, second;
   ponder_model *m = NULL;
@@ -393,6 +424,7 @@ int main(int argc, char **argv) {
   harness_begin(argc, argv);
   if (!shared_begin()) return 1;
   RUN(info_describes_the_model);
+  RUN(needs_are_those_of_the_loaded_model);
   RUN(fingerprints_are_equal_for_equal_models);
   RUN(template_source_is_told);
   RUN(loading_says_what_is_wrong);

@@ -350,6 +350,17 @@ class Reports(Case):
         done = ponder("bench", "-p", "64", "-n", "4", "-d", "48", "-r", "1", "--json")
         self.assertEqual(done.stderr, b"", "computed something else than it meant to")
 
+    def test_info_plans_before_anything_is_loaded(self):
+        told = self.ok_json("info", MODEL, "--plan", "--json")
+        needs = told["needs"]
+        self.assertEqual((needs["fits"], needs["layers"], needs["experts"]), ("all", 5, 0))
+        self.assertGreaterEqual(
+            needs["attention_bytes"] + needs["feed_forward_bytes"] + needs["other_bytes"], needs["weight_bytes"])
+        self.assertTrue(told["plan"].startswith("fits: "))
+        self.assertEqual(self.ok_json("info", MODEL, "--json")["needs"]["weight_bytes"], needs["weight_bytes"])
+        for word in ("weights", "per 1000 tokens", "fits: "):
+            self.assertIn(word, self.ok("info", MODEL, "--plan").decode())
+
     def test_info_tells_what_the_model_is(self):
         info = self.ok_json("info", MODEL, "--json")
         self.assertEqual((info["parameters"], info["layers"], info["vocabulary"], info["context"]),

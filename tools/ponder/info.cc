@@ -58,6 +58,86 @@ Json describe(const Loaded& loaded) {
   };
 }
 
+Json describe_needs(const ponder_model_needs& n) {
+  const char* fits = n.fits == PONDER_FITS_ALL         ? "all"
+                     : n.fits == PONDER_FITS_ON_DEMAND ? "experts on demand"
+                                                       : "not";
+  return {{"fits", fits},
+          {"parameters", n.parameters},
+          {"weight_bytes", n.weight_bytes},
+          {"attention_bytes", n.attention_bytes},
+          {"feed_forward_bytes", n.feed_forward_bytes},
+          {"expert_bytes", n.expert_bytes},
+          {"other_bytes", n.other_bytes},
+          {"token_bytes", n.token_bytes},
+          {"kv_bytes", n.kv_bytes},
+          {"kv_bytes_per_1000_tokens", n.kv_bytes_per_1000},
+          {"scratch_bytes", n.scratch_bytes},
+          {"memory_total", n.memory_total},
+          {"memory_free", n.memory_free},
+          {"expert_budget", n.expert_budget},
+          {"layers", n.layers},
+          {"experts", n.experts},
+          {"experts_chosen", n.experts_chosen},
+          {"context", n.context},
+          {"trained_context", n.trained_context}};
+}
+
+// What stays, what streams, what does not fit and what would.
+std::string plan(const ponder_model_needs& n) {
+  const uint64_t cache = n.kv_bytes + n.scratch_bytes;
+  const uint64_t resident = n.attention_bytes + n.feed_forward_bytes + n.other_bytes + cache;
+  const uint64_t all = resident + n.expert_bytes;
+  const std::string free = human_bytes(n.memory_free) + " free";
+  if (n.fits == PONDER_FITS_ALL) return "fits: " + human_bytes(all) + " of " + free;
+  if (n.fits == PONDER_FITS_ON_DEMAND) {
+    return "fits with experts on demand: " + human_bytes(resident) + " stay, experts share " +
+           human_bytes(n.expert_budget) + " for their " + human_bytes(n.expert_bytes) +
+           " and are read again when they return (--expert-bytes " +
+           std::to_string(n.expert_budget) + "); whole it takes " + human_bytes(all) + " of " +
+           free;
+  }
+  std::string text = "does not fit: ";
+  if (n.expert_bytes > 0) {
+    text += "whole it takes " + human_bytes(all) + ", with experts on demand more than " +
+            human_bytes(resident);
+  } else {
+    text += "it takes " + human_bytes(all);
+  }
+  text += ", and " + free;
+  const uint64_t room = n.memory_free - n.memory_free / 20;
+  const uint64_t fixed = resident - n.kv_bytes + n.expert_bytes;
+  const uint64_t tokens =
+      room > fixed && n.kv_bytes_per_1000 > 0 ? (room - fixed) / n.kv_bytes_per_1000 * 1000 : 0;
+  if (tokens > 0) {
+    text += "; a context of " + std::to_string(tokens) + " tokens would fit (--context " +
+            std::to_string(tokens) + ")";
+  } else {
+    text += "; a conversion with fewer bits a weight, or more memory, would do";
+  }
+  return text;
+}
+
+void print_needs(const std::string& model, const ponder_model_needs& n) {
+  const auto row = [](const std::string& name, const std::string& value) {
+    output().write(name + std::string(name.size() < 14 ? 14 - name.size() : 1, ' ') + value + "\n");
+  };
+  row("model", model);
+  std::string weights = human_bytes(n.weight_bytes) + ": attention " +
+                        human_bytes(n.attention_bytes) + ", feed-forward " +
+                        human_bytes(n.feed_forward_bytes);
+  if (n.experts > 0) {
+    weights += ", routed experts " + human_bytes(n.expert_bytes) + " (" +
+               std::to_string(n.experts_chosen) + " of " + std::to_string(n.experts) +
+               " a layer for each token)";
+  }
+  row("weights", weights + ", the rest " + human_bytes(n.other_bytes));
+  row("per token", human_bytes(n.token_bytes) + " of weights are read");
+  row("KV cache", human_bytes(n.kv_bytes_per_1000) + " per 1000 tokens, " +
+                      human_bytes(n.kv_bytes) + " for contexts of " + std::to_string(n.context));
+  row("plan", plan(n));
+}
+
 void print_description(const Json& d) {
   const auto row = [](const std::string& name, const std::string& value) {
     output().write(name + std::string(name.size() < 14 ? 14 - name.size() : 1, ' ') + value + "\n");
@@ -105,18 +185,43 @@ Json describe_devices(const Runtime& runtime) {
 void add_info(CLI::App& app) {
   struct Arguments {
     ModelArguments model;
-    bool json = false;
+    bool json = false, plan = false;
   };
-  CLI::App* command = app.add_subcommand("info", "What a model is and what it needs");
+  CLI::App* command =
+      app.add_subcommand("info", "What a model needs, and, where it fits, what it is");
   const auto args = std::make_shared<Arguments>();
   args->model.add_positional(*command);
   command->add_flag("--json", args->json, "One JSON object");
+  command->add_flag("--plan", args->plan, "Only what it needs: nothing is loaded");
   args->model.add_options(*command);
   add_examples(*command,
                "  ponder info\n"
+               "  ponder info ~/models/DeepSeek-R1 --plan\n"
                "  ponder info ~/models/R1-Distill-Qwen-1.5B --json --context 8192");
   command->callback([args] {
-    const Json description = describe(args->model.load());
+    const ponder_model_needs needs = [&] {
+      const Runtime runtime = args->model.make_runtime();
+      const ModelOptions options;
+      args->model.apply(runtime, options);
+      Error error;
+      const auto known = Model::examine(runtime, args->model.path(), options, &error);
+      if (error) throw error;
+      return known;
+    }();
+    // What does not fit whole would take its time to load, or fail.
+    if (args->plan || needs.fits != PONDER_FITS_ALL) {
+      if (args->json) {
+        output().json_line({{"model", args->model.path()},
+                            {"needs", describe_needs(needs)},
+                            {"plan", plan(needs)}});
+      } else {
+        print_needs(args->model.path(), needs);
+        output().flush();
+      }
+      return;
+    }
+    Json description = describe(args->model.load());
+    description["needs"] = describe_needs(needs);
     if (args->json) {
       output().json_line(description);
     } else {

@@ -106,11 +106,9 @@ Runtime ModelArguments::make_runtime() const {
   return Runtime(options);
 }
 
-Loaded ModelArguments::load() const {
-  const std::string path = model.empty() ? shipped_model() : model;
-  Runtime runtime = make_runtime();
+std::string ModelArguments::path() const { return model.empty() ? shipped_model() : model; }
 
-  const ModelOptions made;
+void ModelArguments::apply(const Runtime& runtime, const ModelOptions& made) const {
   ponder_model_options* options = made.get();
   check(ponder_model_options_set_device(options, find_device(runtime, device)), "--device");
   check(ponder_model_options_set_context(options, context), "--context");
@@ -130,18 +128,25 @@ Loaded ModelArguments::load() const {
                                         hint.substr(equals + 1).c_str()),
           "--hint " + hint);
   }
+}
+
+Loaded ModelArguments::load() const {
+  Runtime runtime = make_runtime();
+  const ModelOptions made;
+  apply(runtime, made);
+  ponder_model_options* options = made.get();
   if (diagnostics().is_terminal()) {
     check(ponder_model_options_set_progress(options, show_load_progress, nullptr), "progress");
   }
 
   const auto begin = std::chrono::steady_clock::now();
   Error error;
-  Model loaded = Model::load(runtime, path, made, &error);
+  Model loaded = Model::load(runtime, path(), made, &error);
   diagnostics().clear_progress();
   if (error) throw error;
   const double load_s =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  return {path, std::move(runtime), std::move(loaded), load_s};
+  return {path(), std::move(runtime), std::move(loaded), load_s};
 }
 
 void SamplingArguments::add_options(CLI::App& app, bool with_seed) {

@@ -41,6 +41,8 @@ struct ModelArguments {
   void add_positional(CLI::App& app);  // [MODEL]
   void add_options(CLI::App& app);
   Runtime make_runtime() const;
+  std::string path() const;  // of the model
+  void apply(const Runtime& runtime, const ModelOptions& options) const;
   Loaded load() const;  // with progress on a terminal
 };
 

@@ -1,0 +1,27 @@
+// What a model is loaded with: tuning that was asked for, and how much memory its cache gets.
+// Private to lib/engine; plain functions, any thread.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "lib/base/status.h"
+#include "lib/device/backend.h"
+#include "lib/engine/engine.h"
+#include "lib/engine/model.h"
+
+namespace ponder::engine {
+
+struct Hints {
+  int32_t max_batch = 64;
+  int32_t step_tokens = 512;
+};
+
+StatusOr<Hints> read_hints(const std::map<std::string, std::string>& values);
+
+// How long a context and how large a cache: what was asked for, else what fits.
+Status plan_memory(const ModelOptions& options, const DeviceInfo& device, uint32_t trained,
+                   uint64_t bytes_per_token, int32_t page_tokens, Engine::Options* plan);
+
+}  // namespace ponder::engine

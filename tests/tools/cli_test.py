@@ -490,6 +490,10 @@ class Oracle(Case):
     def test_qwen3(self):
         self.check("qwen3-bf16")
 
+    def test_mixtures(self):
+        for name in ("qwen3moe-bf16", "dsv3-bf16", "dsv3-fp8", "dsv3-noq-bf16"):
+            self.check(name)
+
 
 class Terminal:
     """The command on a pseudo-terminal."""

@@ -31,7 +31,9 @@ TEST(GgufTokenizers, GiveTheIdsOfTheFolders) {
       {"C/stories260K-hf", "C/stories260K-f32.gguf"},
       {"A/qwen2-bf16", "B/qwen2-bf16/qwen2-bf16-Q8_0.gguf"},
       {"A/llama-bf16", "B/llama-bf16/llama-bf16-Q4_K_M.gguf"},
-      {"A/qwen3-bf16", "B/qwen3-bf16/qwen3-bf16-Q4_0.gguf"}};
+      {"A/qwen3-bf16", "B/qwen3-bf16/qwen3-bf16-Q4_0.gguf"},
+      {"A/qwen3moe-bf16", "B/qwen3moe-bf16/qwen3moe-bf16-Q4_0.gguf"},
+      {"A/dsv3-bf16", "B/dsv3-bf16/dsv3-bf16-Q4_K_M.gguf"}};
   for (const auto& [folder, file] : models) {
     if (!std::filesystem::exists(shared(file))) GTEST_SKIP() << "no reference data: " << file;
     auto a = open_model_path(shared(folder)), b = open_model_path(shared(file));

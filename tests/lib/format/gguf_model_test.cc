@@ -274,6 +274,113 @@ float value(const WeightData& w, int64_t i) {
 
 // stories260K is a Llama, so the rows of its queries and keys are in the other order: row (i,
 // i+E/2) of a head there is row (2i, 2i+1) here.
+// A conversion of V3 as llama.cpp wrote them before it split kv_b and told of groups.
+GgufBuilder deepseek() {
+  const std::string a = "deepseek2.";
+  GgufBuilder g = base("deepseek2");
+  g.u32(a + "attention.kv_lora_rank", 16).u32(a + "rope.dimension_count", 8);
+  g.u32(a + "attention.key_length", 24).u32(a + "attention.value_length", 20);
+  g.u32(a + "expert_count", 256).u32(a + "expert_used_count", 8);
+  g.u32(a + "expert_feed_forward_length", 40).u32(a + "expert_gating_func", 2);
+  return g;
+}
+
+TEST(GgufDeepSeek, OlderConversionsMeanTheSame) {
+  GgufBuilder g = deepseek();
+  g.string("deepseek2.rope.scaling.type", "yarn").f32("deepseek2.rope.scaling.factor", 40);
+  auto files = open(g);
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_EQ("DeepseekV3ForCausalLM", files->architecture);
+  const Json& c = files->config;
+  EXPECT_EQ(16, c["qk_nope_head_dim"]);
+  EXPECT_EQ(8, c["qk_rope_head_dim"]);
+  EXPECT_EQ(20, c["v_head_dim"]);
+  EXPECT_FALSE(c.contains("q_lora_rank"));
+  EXPECT_EQ("noaux_tc", c["topk_method"]);
+  EXPECT_EQ("sigmoid", c["scoring_func"]);
+  EXPECT_EQ(8, c["n_group"]);  // V3's and R1's
+  EXPECT_EQ(4, c["topk_group"]);
+  EXPECT_EQ(false, c["norm_topk_prob"]);
+  // Without a multiplier the angles' magnitude stays one.
+  EXPECT_EQ(1.0, c["rope_scaling"]["attention_factor"]);
+  EXPECT_FALSE(c["rope_scaling"].contains("mscale_all_dim"));
+}
+
+TEST(GgufDeepSeek, SoftmaxIsV2) {
+  GgufBuilder g = base("deepseek2");
+  const std::string a = "deepseek2.";
+  g.u32(a + "attention.kv_lora_rank", 16).u32(a + "rope.dimension_count", 8);
+  g.u32(a + "attention.key_length", 24).u32(a + "attention.value_length", 16);
+  g.u32(a + "expert_count", 64).u32(a + "expert_used_count", 6);
+  g.u32(a + "expert_feed_forward_length", 40).u32(a + "attention.q_lora_rank", 0);
+  GgufBuilder grouped = g;
+  auto files = open(g);
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_EQ("greedy", files->config["topk_method"]);
+  EXPECT_EQ("softmax", files->config["scoring_func"]);
+  EXPECT_FALSE(files->config.contains("q_lora_rank"));
+  grouped.u32(a + "expert_group_count", 4).u32(a + "expert_group_used_count", 2);
+  files = open(grouped);
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_EQ("group_limited_greedy", files->config["topk_method"]);
+  EXPECT_EQ(4, files->config["n_group"]);
+}
+
+TEST(GgufDeepSeek, SaysWhatMakesNoSense) {
+  GgufBuilder narrow = base("deepseek2");
+  narrow.u32("deepseek2.attention.kv_lora_rank", 16).u32("deepseek2.rope.dimension_count", 64);
+  narrow.u32("deepseek2.attention.key_length", 64);
+  EXPECT_TRUE(fails(open(narrow).status(), kCorrupt, "rotary part"));
+  GgufBuilder gating = base("deepseek2");
+  gating.u32("deepseek2.attention.kv_lora_rank", 16).u32("deepseek2.rope.dimension_count", 8);
+  gating.u32("deepseek2.attention.key_length", 64).u32("deepseek2.expert_gating_func", 3);
+  EXPECT_TRUE(fails(open(gating).status(), kUnsupported, "expert_gating_func 3"));
+  EXPECT_TRUE(fails(open(base("deepseek2")).status(), kCorrupt, "kv_lora_rank"));
+}
+
+TEST(GgufReference, MixturesAreConfiguredAsTheFolders) {
+  const std::string gguf = shared("oracle/B/dsv3-bf16/dsv3-bf16-Q4_K_M.gguf");
+  if (!std::filesystem::exists(gguf)) GTEST_SKIP() << "no reference data at " << gguf;
+  auto folder = open_model_path(shared("oracle/A/dsv3-bf16")), file = open_model_path(gguf);
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ(folder->architecture, file->architecture);
+  for (const char* key : {"hidden_size",
+                          "intermediate_size",
+                          "num_hidden_layers",
+                          "vocab_size",
+                          "kv_lora_rank",
+                          "q_lora_rank",
+                          "qk_nope_head_dim",
+                          "qk_rope_head_dim",
+                          "v_head_dim",
+                          "n_routed_experts",
+                          "num_experts_per_tok",
+                          "moe_intermediate_size",
+                          "n_shared_experts",
+                          "n_group",
+                          "topk_group",
+                          "topk_method",
+                          "scoring_func",
+                          "norm_topk_prob",
+                          "routed_scaling_factor",
+                          "first_k_dense_replace",
+                          "num_attention_heads",
+                          "rope_theta"}) {
+    EXPECT_EQ(folder->config[key], file->config[key]) << key;
+  }
+  for (const char* key : {"factor", "mscale", "mscale_all_dim", "original_max_position_embeddings",
+                          "beta_fast", "beta_slow"}) {
+    EXPECT_EQ(folder->config["rope_scaling"][key].get<float>(),
+              file->config["rope_scaling"][key].get<float>())
+        << key;
+  }
+  const auto stack = file->weights->info("model.layers.1.mlp.experts.gate_proj.weight");
+  ASSERT_TRUE(stack.ok()) << stack.status();
+  EXPECT_EQ((std::vector<int64_t>{16, 32, 256}), stack->shape);
+  EXPECT_TRUE(file->weights->has("model.layers.2.mlp.gate.e_score_correction_bias"));
+}
+
 TEST(GgufReference, HoldsTheSameWeightsAsTheFolder) {
   const std::string root = shared("oracle/C");
   if (!std::filesystem::exists(root)) GTEST_SKIP() << "no reference data at " << root;

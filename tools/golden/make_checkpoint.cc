@@ -16,6 +16,7 @@
 #include <string>
 
 #include "architectures.h"
+#include "gguf.h"
 #include "tokenizer.h"
 #include "weights.h"
 
@@ -24,7 +25,8 @@ namespace {
 
 constexpr char kUsage[] = R"(usage: ponder-make-checkpoint OUT [options]
 
-Writes a model folder in the Hugging Face layout with random weights into OUT.
+Writes a model folder in the Hugging Face layout with random weights into OUT, or a GGUF file where
+OUT ends in .gguf.
 
   --shape NAME        start from a known model's sizes: tiny (default), qwen2.5-0.5b, qwen2.5-1.5b,
                       qwen2.5-7b, llama-3.2-1b, llama-3.1-8b, qwen3-8b, qwen3-30b-a3b,
@@ -39,7 +41,7 @@ Writes a model folder in the Hugging Face layout with random weights into OUT.
   --llama3-scaling    Llama 3.1's scaling of rotary positions
   --tied, --untied    whether the output matrix is the embedding
   --dtype TYPE        f32, f16, bf16 (default) or fp8: linear layers in f8_e4m3 with scales, as
-                      DeepSeek publishes them
+                      DeepSeek publishes them. GGUF: f32, f16 (default), bf16, q8_0 or q4_k
   --shard-size SIZE   cut the weights into files of this size: 500M, 4G (default: one file)
   --seed N            another seed, other weights (default 0)
   --tokenizer FILE    use this tokenizer.json (and the tokenizer_config.json beside it) instead of a
@@ -49,12 +51,13 @@ Examples, what the benchmarks use; the second is R1's first mixture and nothing 
   ponder-make-checkpoint /tmp/qwen-1.5b --shape qwen2.5-1.5b
   ponder-make-checkpoint /tmp/r1-layer --shape deepseek-r1 --layers 1 --dense-layers 0 --no-mtp
     --vocab 1024 --dtype fp8 --shard-size 4G
+  ponder-make-checkpoint /tmp/v2-lite.gguf --shape deepseek-v2-lite --layers 8 --dtype q8_0
 )";
 
 struct Options {
   std::filesystem::path out;
   Sizes sizes;
-  std::string dtype = "bf16";
+  std::string dtype;  // empty: the format's default
   uint64_t shard_bytes = 0;
   uint64_t seed = 0;
   std::filesystem::path tokenizer;
@@ -200,6 +203,35 @@ SpecialIds write_tokenizer(const Options& o) {
           find_id(json, config.value("eos_token", Json()))};
 }
 
+// Percents on a terminal, else nothing.
+std::function<void(uint64_t, uint64_t)> progress() {
+  if (isatty(STDERR_FILENO) == 0) return nullptr;
+  return [shown = -1](uint64_t done, uint64_t total) mutable {
+    const int percent =
+        static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
+    if (percent == shown) return;
+    shown = percent;
+    std::fprintf(stderr, "\r%3d%% of %.2f GB%s", percent, static_cast<double>(total) / 1e9,
+                 done == total ? "\n" : "");
+  };
+}
+
+int run_gguf(const Options& o) {
+  GgufOptions options;
+  if (!o.dtype.empty()) options.type = o.dtype;
+  if (std::string(" f32 f16 bf16 q8_0 q4_k ").find(" " + options.type + " ") == std::string::npos) {
+    throw std::invalid_argument("unknown --dtype '" + o.dtype +
+                                "' of GGUF files; known: f32, f16, bf16, q8_0, q4_k");
+  }
+  if (!o.tokenizer.empty() || o.shard_bytes != 0) {
+    throw std::invalid_argument("--tokenizer and --shard-size are for folders");
+  }
+  options.seed = o.seed;
+  options.progress = progress();
+  write_gguf(o.out, o.sizes, options);
+  return 0;
+}
+
 int run(int argc, char** argv) {
   if (argc < 2 || std::string(argv[1]) == "--help" || std::string(argv[1]) == "-h") {
     std::fputs(kUsage, argc < 2 ? stderr : stdout);
@@ -207,11 +239,12 @@ int run(int argc, char** argv) {
   }
   const Options o = parse(argc, argv);
   WriteOptions write;
+  if (o.out.extension() == ".gguf") return run_gguf(o);
   const std::map<std::string, ElementType> types = {{"f32", ElementType::kF32},
                                                     {"f16", ElementType::kF16},
                                                     {"bf16", ElementType::kBF16},
                                                     {"fp8", ElementType::kF8}};
-  const auto type = types.find(o.dtype);
+  const auto type = types.find(o.dtype.empty() ? "bf16" : o.dtype);
   if (type == types.end()) {
     throw std::invalid_argument("unknown --dtype '" + o.dtype + "'; known: f32, f16, bf16, fp8");
   }
@@ -219,17 +252,7 @@ int run(int argc, char** argv) {
   if (o.sizes.is_deepseek()) write.total_digits = 6;
   write.seed = o.seed;
   write.shard_bytes = o.shard_bytes;
-  int shown = -1;
-  if (isatty(STDERR_FILENO) != 0) {
-    write.progress = [&shown](uint64_t done, uint64_t total) {
-      const int percent =
-          static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
-      if (percent == shown) return;
-      shown = percent;
-      std::fprintf(stderr, "\r%3d%% of %.2f GB%s", percent, static_cast<double>(total) / 1e9,
-                   done == total ? "\n" : "");
-    };
-  }
+  write.progress = progress();
 
   std::filesystem::create_directories(o.out);
   const SpecialIds ids = write_tokenizer(o);

@@ -1,17 +1,13 @@
 #include "weights.h"
 
-#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
-#include <fstream>
-#include <stdexcept>
+
+#include "stream.h"
 
 namespace ponder::golden {
 namespace {
-
-constexpr int64_t kChunk = 1 << 18;  // elements made at a time
 
 size_t bytes_of(ElementType type) {
   return type == ElementType::kF32 ? 4 : type == ElementType::kF8 ? 1 : 2;
@@ -72,98 +68,6 @@ uint8_t to_f8(float v) {
   if (a < 0x1p-6f) return sign | static_cast<uint8_t>(std::lrint(a * 0x1p9f));
   const uint32_t u = std::bit_cast<uint32_t>(a);
   return sign | static_cast<uint8_t>((u + 0x7ffff + ((u >> 20) & 1) - (120u << 23)) >> 20);
-}
-
-uint16_t to_bf16(float v) {
-  const uint32_t u = std::bit_cast<uint32_t>(v);
-  return static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
-}
-
-// For finite values of moderate size only, which is all that is made here; rounds to nearest even.
-uint16_t to_f16(float v) {
-  const uint16_t sign = std::signbit(v) ? 0x8000 : 0;
-  const float a = std::fabs(v);
-  if (a >= 65504.0f) return sign | 0x7bff;
-  if (a < 0x1p-14f) return sign | static_cast<uint16_t>(std::lrint(a * 0x1p24f));
-  const uint32_t u = std::bit_cast<uint32_t>(a);
-  return sign | static_cast<uint16_t>((u + 0xfff + ((u >> 13) & 1) - (112u << 23)) >> 13);
-}
-
-// Quantiles of the standard normal distribution at the middles of 65,536 equal parts: a random
-// index into the table is a normal number, at the price of a load.
-std::vector<float> normal_quantiles() {
-  constexpr int kSize = 1 << 16;
-  std::vector<float> table(kSize);
-  for (int i = 0; i < kSize / 2; ++i) {
-    const double p = (i + 0.5) / kSize;
-    double low = -6, high = 0;
-    for (int step = 0; step < 50; ++step) {
-      const double middle = (low + high) / 2;
-      (0.5 * std::erfc(-middle / std::sqrt(2.0)) < p ? low : high) = middle;
-    }
-    table[i] = static_cast<float>(low);
-    table[kSize - 1 - i] = static_cast<float>(-low);
-  }
-  return table;
-}
-
-// splitmix64: the n-th number of a stream is a function of the stream's seed and n.
-uint64_t random_bits(uint64_t seed, uint64_t n) {
-  uint64_t z = seed + (n + 1) * 0x9e3779b97f4a7c15u;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  return z ^ (z >> 31);
-}
-
-uint64_t seed_of(uint64_t seed, const std::string& name) {
-  uint64_t hash = 0xcbf29ce484222325u ^ random_bits(seed, 0);
-  for (const char c : name) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
-  return hash;
-}
-
-class File {
- public:
-  explicit File(const std::filesystem::path& path) : path_(path), out_(path, std::ios::binary) {
-    check();
-  }
-  void write(const void* data, size_t size) {
-    out_.write(static_cast<const char*>(data), static_cast<std::streamsize>(size));
-    check();
-  }
-  void close() {
-    out_.close();
-    check();
-  }
-
- private:
-  void check() const {
-    if (!out_) throw std::runtime_error("cannot write " + path_.string());
-  }
-  std::filesystem::path path_;
-  std::ofstream out_;
-};
-
-// One tensor's values, already scaled and rounded: table[i] is the i-th quantile.
-template <typename T, typename Convert>
-void write_tensor(File& file, const TensorSpec& spec, uint64_t seed,
-                  const std::vector<float>& quantiles, const Convert& convert,
-                  const std::function<void(uint64_t)>& wrote) {
-  std::vector<T> table(quantiles.size());
-  for (size_t i = 0; i < table.size(); ++i) {
-    table[i] = convert(static_cast<float>(spec.mean + spec.deviation * quantiles[i]));
-  }
-  std::vector<T> chunk(kChunk);
-  const int64_t elements = spec.elements();
-  for (int64_t begin = 0; begin < elements; begin += kChunk) {
-    const int64_t count = std::min(kChunk, elements - begin);
-    for (int64_t i = 0; i < count; i += 4) {
-      const uint64_t bits = random_bits(seed, static_cast<uint64_t>(begin + i) / 4);
-      for (int64_t j = 0; j < 4 && i + j < count; ++j)
-        chunk[i + j] = table[bits >> 16 * j & 0xffff];
-    }
-    file.write(chunk.data(), static_cast<size_t>(count) * sizeof(T));
-    wrote(static_cast<uint64_t>(count) * sizeof(T));
-  }
 }
 
 }  // namespace

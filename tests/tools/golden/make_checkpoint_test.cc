@@ -90,6 +90,43 @@ TEST(MakeCheckpoint, MixturesLoad) {
   }
 }
 
+// GGUF files of every architecture and type: models that load, all their bytes used, and
+// tokenizers.
+TEST(MakeCheckpoint, GgufFilesLoad) {
+  const auto pool = make_thread_pool(2).value();
+  for (const char* arguments :
+       {"--arch qwen2", "--arch llama --dtype f32", "--arch qwen3 --dtype bf16",
+        "--arch qwen3moe --dtype q8_0 --hidden 256 --expert-ffn 256",
+        "--arch deepseek3 --dtype q4_k --hidden 256 --ffn 512 --expert-ffn 256 --kv-rank 256",
+        "--arch deepseek2 --dtype q8_0 --q-rank 0 --context 8192 --kv-rank 64 --shared-experts "
+        "2"}) {
+    SCOPED_TRACE(arguments);
+    TemporaryFolder folder;
+    ASSERT_EQ(0, run(folder.path("m.gguf") + " " + arguments));
+    auto files = open_model_path(folder.path("m.gguf"));
+    ASSERT_TRUE(files.ok()) << files.status();
+    const auto backend = make_ref_backend({default_allocator(), pool.get(), {}});
+    WeightStore store;
+    const Config config(files->config, "config.json");
+    const Loader loader(*files->weights, backend.get(), {}, &store, nullptr);
+    const auto graph = make_model(config, loader);
+    ASSERT_TRUE(graph.ok()) << graph.status();
+    EXPECT_EQ(store.bytes, files->weights->total_bytes());
+    EXPECT_EQ(512, (*graph)->vocabulary());
+    // Block types have the spread that was asked for, too.
+    const auto w = files->weights->find("model.layers.0.self_attn.o_proj.weight");
+    ASSERT_TRUE(w.ok()) << w.status();
+    std::vector<float> values(static_cast<size_t>(w->elements()));
+    ASSERT_TRUE(dequantize(w->dtype, w->data, w->elements(), values.data()).ok());
+    double squares = 0, sum = 0;
+    for (const float v : values) squares += double{v} * v, sum += v;
+    const double n = static_cast<double>(values.size());
+    const double wanted = 0.5 / std::sqrt(static_cast<double>(w->shape[1]));  // of two layers
+    EXPECT_NEAR(wanted, std::sqrt(squares / n), wanted * 0.03);
+    EXPECT_NEAR(0, sum / n, wanted * 0.1);
+  }
+}
+
 TEST(MakeCheckpoint, F8WeightsTimesTheirScalesHaveTheSpreadThatWasAskedFor) {
   TemporaryFolder folder;
   ASSERT_EQ(0, run(folder.path() + " --arch deepseek3 --hidden 256 --ffn 520 --dtype fp8"));
@@ -173,15 +210,30 @@ TEST(MakeCheckpoint, TakesATokenizerThatIsGiven) {
 
 TEST(MakeCheckpoint, RefusesWhatMakesNoModel) {
   TemporaryFolder folder;
-  for (const char* arguments :
-       {"--heads 3", "--kv-heads 3", "--layers 0", "--arch gpt2", "--dtype f8", "--vocab 100",
-        "--shape gpt-5", "--hidden x", "--head-dim 3", "--frobnicate", "--layers",
-        "--tokenizer /none", "--shard-size 0", "--arch deepseek3 --experts 0",
-        "--arch deepseek3 --expert-groups 3", "--arch deepseek2 --experts-chosen 9",
-        "--arch deepseek3 --rope-dim 7", "--arch deepseek3 --kv-rank -1",
-        "--arch deepseek3 --dense-layers -1"}) {
+  for (const char* arguments : {"--heads 3",
+                                "--kv-heads 3",
+                                "--layers 0",
+                                "--arch gpt2",
+                                "--dtype f8",
+                                "--vocab 100",
+                                "--shape gpt-5",
+                                "--hidden x",
+                                "--head-dim 3",
+                                "--frobnicate",
+                                "--layers",
+                                "--tokenizer /none",
+                                "--shard-size 0",
+                                "--arch deepseek3 --experts 0",
+                                "--arch deepseek3 --expert-groups 3",
+                                "--arch deepseek2 --experts-chosen 9",
+                                "--arch deepseek3 --rope-dim 7",
+                                "--arch deepseek3 --kv-rank -1",
+                                "--arch deepseek3 --dense-layers -1",
+                                "--dtype q8_0"}) {
     EXPECT_EQ(1, run(folder.path() + " " + arguments + " 2>/dev/null")) << arguments;
   }
+  EXPECT_EQ(1, run(folder.path("a.gguf") + " --dtype fp8 2>/dev/null"));
+  EXPECT_EQ(1, run(folder.path("a.gguf") + " --llama3-scaling 2>/dev/null"));
   EXPECT_EQ(2, run("2>/dev/null"));
   EXPECT_EQ(0, run("--help >/dev/null"));
 }

@@ -246,11 +246,66 @@ void r1_mla(benchmark::State& state, DType cache_type, Precision precision) {
 }
 void depths(benchmark::internal::Benchmark* b) {
   b->UseRealTime()->Unit(benchmark::kMillisecond)->ArgNames({"rows", "depth"});
-  b->Args({1, 4096})->Args({512, 0})->Args({512, 1536})->Args({512, 3584});
+  b->Args({1, 4096})->Args({64, 3584})->Args({512, 0})->Args({512, 1536})->Args({512, 3584});
 }
 BENCHMARK_CAPTURE(r1_mla, bf16, DType::kBF16, Precision::kAuto)->Apply(depths);
 BENCHMARK_CAPTURE(r1_mla, f16, DType::kF16, Precision::kAuto)->Apply(depths);
 BENCHMARK_CAPTURE(r1_mla, f32, DType::kF32, Precision::kF32)->Apply(depths);
+
+// The other way to compute the same: all latents of the sequence up-projected to keys and values of
+// 128 heads, then ordinary attention over those. Made of ops that are there, so its cache is
+// written to memory and read again, which a kernel of its own would spare.
+void r1_mla_expanded(benchmark::State& state, DType cache_type, Precision precision) {
+  const int64_t rows = state.range(0), depth = state.range(1), keys = depth + rows;
+  const auto b = make_backend();
+  const WeightData kv = random_weight(DType::kBF16, kHeads * (kNope + kValue), kRank);
+  const auto up = b->pack_linear({&kv, 1}, PackOptions{precision}).value();
+  KvLayer cache;
+  cache.shape = {1, kHeads, kNope + kRope, kValue};
+  cache.layout = b->kv_layout(cache.shape, cache_type).value();
+  std::vector<int32_t> pages(static_cast<size_t>((keys + 31) / 32));
+  std::iota(pages.begin(), pages.end(), 0);
+  const Buffer memory =
+      Buffer::create(b->allocator(), pages.size() * cache.layout.page_bytes, "cache").value();
+  cache.base = memory.as<std::byte>();
+  SequenceSlice slice;
+  slice.pages = pages;
+  Batch batch;
+  batch.sequences = {&slice, 1};
+  // Some latents at a time, as scratch memory would hold them.
+  constexpr int64_t kPart = 512;
+  auto latent = random_floats(static_cast<size_t>(kPart * kRank));
+  std::vector<float> k(static_cast<size_t>(kPart * kHeads * (kNope + kRope)), 0.5f),
+      expanded(static_cast<size_t>(kPart * kHeads * (kNope + kValue)));
+  auto q = random_floats(static_cast<size_t>(rows * kHeads * (kNope + kRope)));
+  std::vector<float> out(static_cast<size_t>(rows * kHeads * kValue));
+  for (auto _ : state) {
+    for (int64_t at = 0; at < keys; at += kPart) {
+      const int64_t n = std::min(kPart, keys - at);
+      run_linear(b.get(), up.get(), latent, expanded, n);
+      slice.rows = static_cast<int32_t>(n);
+      slice.first_position = static_cast<int32_t>(at);
+      Tensor v = view(expanded, {n, kHeads, kNope + kValue});
+      v.data = expanded.data() + kNope;
+      v.dim[2] = kValue;
+      (void)b->kv_write({cache, view(k, {n, kHeads, kNope + kRope}), v, &batch});
+    }
+    slice.rows = static_cast<int32_t>(rows);
+    slice.first_position = static_cast<int32_t>(depth);
+    AttentionParams p{};
+    p.q = view(q, {rows, kHeads, kNope + kRope});
+    p.cache = cache;
+    p.batch = &batch;
+    p.scale = 0.0722f;
+    p.out = view(out, {rows, kHeads * kValue});
+    if (!b->attention(p).ok()) state.SkipWithError("attention failed");
+  }
+  state.counters["expanded_flop/s"] =
+      benchmark::Counter(mla_flops(rows, depth) * static_cast<double>(state.iterations()),
+                         benchmark::Counter::kIsRate);
+}
+BENCHMARK_CAPTURE(r1_mla_expanded, bf16, DType::kBF16, Precision::kAuto)->Apply(depths);
+BENCHMARK_CAPTURE(r1_mla_expanded, f16, DType::kF16, Precision::kAuto)->Apply(depths);
 
 // All products of the attention and the op itself.
 void r1_attention(benchmark::State& state, DType dtype) {

@@ -129,6 +129,13 @@ class CpuBackend final : public Backend {
     return precision == Precision::kF32 || slow ? DType::kF32 : DType::kF16;
   }
 
+  // Latents are multiplied by all heads' queries, so arithmetic in bf16 pays more than f16's finer
+  // rounding; the models' own implementations keep them in bf16 too.
+  DType default_latent_dtype(Precision precision) const override {
+    const bool dots = precision == Precision::kAuto && kernels_->gemm_bf16 != nullptr;
+    return dots ? DType::kBF16 : default_kv_dtype(precision);
+  }
+
   Status upload(const void* host, void* device, uint64_t bytes) override {
     std::memcpy(device, host, bytes);
     return OkStatus();

@@ -87,45 +87,11 @@ void shapes(benchmark::internal::Benchmark* b) {
 BENCHMARK_CAPTURE(onednn_matmul, bf16, false)->Apply(shapes);
 BENCHMARK_CAPTURE(onednn_matmul, s8, true)->Apply(shapes);
 
-// Int8 activations and weights, int32 results: the best that block-quantised products could reach.
-void onednn_matmul_int8(benchmark::State& state) {
-  try {
-    const int64_t m = state.range(0), n = state.range(1), k = state.range(2);
-    using memory = dnnl::memory;
-    const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-    PoolAdapter adapter;
-    dnnl::stream stream = dnnl::threadpool_interop::make_stream(engine, &adapter);
-    const memory::desc x_desc({m, k}, memory::data_type::u8, memory::format_tag::ab);
-    const memory::desc w_desc({k, n}, memory::data_type::s8, memory::format_tag::any);
-    const memory::desc out_desc({m, n}, memory::data_type::s32, memory::format_tag::ab);
-    const dnnl::matmul::primitive_desc desc(engine, x_desc, w_desc, out_desc);
-    const dnnl::matmul matmul(desc);
-    std::vector<uint8_t> x(static_cast<size_t>(m * k), 3);
-    std::vector<int32_t> out(static_cast<size_t>(m * n));
-    memory weights(desc.weights_desc(), engine);
-    memory x_memory(x_desc, engine, x.data());
-    memory out_memory(out_desc, engine, out.data());
-    for (auto _ : state) {
-      matmul.execute(stream, {{DNNL_ARG_SRC, x_memory},
-                              {DNNL_ARG_WEIGHTS, weights},
-                              {DNNL_ARG_DST, out_memory}});
-      stream.wait();
-    }
-    state.counters["flop/s"] =
-        benchmark::Counter(2.0 * static_cast<double>(m * n * k) *
-                               static_cast<double>(state.iterations()),
-                           benchmark::Counter::kIsRate);
-    state.SetLabel(desc.impl_info_str());
-  } catch (const std::exception& e) {
-    state.SkipWithError(e.what());
-  }
-}
 // DeepSeek-R1's: gate and up of a dense layer's size, and the attention's output.
 void r1_shapes(benchmark::internal::Benchmark* b) {
   b->UseRealTime()->Unit(benchmark::kMillisecond)->ArgNames({"M", "N", "K"});
   b->Args({512, 4096, 7168})->Args({512, 7168, 16384});
 }
-BENCHMARK(onednn_matmul_int8)->Apply(r1_shapes);
 BENCHMARK_CAPTURE(onednn_matmul, bf16, false)->Apply(r1_shapes);
 BENCHMARK_CAPTURE(onednn_matmul, s8, true)->Apply(r1_shapes);
 

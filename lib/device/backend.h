@@ -316,6 +316,10 @@ class Backend {
   // Which cache types the backend can read; `wanted` unsupported is unsupported_error.
   virtual StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) const = 0;
   virtual DType default_kv_dtype(Precision precision) const = 0;
+  // The same for a cache of latents (KvShape::v_dim is 0).
+  virtual DType default_latent_dtype(Precision precision) const {
+    return default_kv_dtype(precision);
+  }
 
   // Host to device and back; on a CPU plain copies. download waits for the ops before it.
   virtual Status upload(const void* host, void* device, uint64_t bytes) = 0;

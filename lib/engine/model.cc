@@ -60,7 +60,9 @@ StatusOr<std::shared_ptr<Model>> Model::load(std::shared_ptr<Runtime> runtime,
   PONDER_ASSIGN_OR_RETURN(std::unique_ptr<ModelGraph> graph, make_model(config, loader));
 
   const KvShape shape = graph->kv_shape();
-  const DType kv_dtype = options.kv_dtype.value_or(backend->default_kv_dtype(options.precision));
+  const DType kv_dtype = options.kv_dtype.value_or(
+      shape.v_dim == 0 ? backend->default_latent_dtype(options.precision)
+                       : backend->default_kv_dtype(options.precision));
   PONDER_ASSIGN_OR_RETURN(const KvLayout layout, backend->kv_layout(shape, kv_dtype));
   const uint64_t per_token = layout.page_bytes * static_cast<uint64_t>(shape.layers) /
                              static_cast<uint64_t>(layout.page_tokens);

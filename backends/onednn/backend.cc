@@ -1,5 +1,3 @@
-#include <sys/mman.h>
-
 #include <cmath>
 #include <cstring>
 
@@ -13,6 +11,7 @@
 #include "backends/onednn/experts.h"
 #include "backends/onednn/isa.h"
 #include "backends/onednn/kernels.h"
+#include "backends/onednn/large_pages.h"
 #include "backends/onednn/linear.h"
 #include "backends/onednn/mla.h"
 #include "backends/onednn/onednn.h"
@@ -56,33 +55,6 @@ DeviceInfo describe(const BackendContext& context, Isa isa) {
   info.memory_free = memory.free;
   return info;
 }
-
-// The host's memory in large pages where the system has them: weights, key/value pages and arenas
-// are large, and read all over in every step.
-class LargePageAllocator final : public Allocator {
- public:
-  explicit LargePageAllocator(Allocator* host) : host_(host) {}
-
-  void* allocate(size_t size, size_t align) override {
-    void* memory = host_->allocate(size, align);
-#if defined(MADV_HUGEPAGE)
-    // Only whole large pages inside our own memory; advice changes nothing but their size.
-    constexpr uintptr_t kLarge = uintptr_t{2} << 20;
-    const auto address = reinterpret_cast<uintptr_t>(memory);
-    const uintptr_t begin = (address + kLarge - 1) & ~(kLarge - 1);
-    const uintptr_t end = (address + size) & ~(kLarge - 1);
-    if (memory != nullptr && begin < end) {
-      ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-    }
-#endif
-    return memory;
-  }
-  void free(void* ptr, size_t size, size_t align) override { host_->free(ptr, size, align); }
-  absl::string_view name() const override { return host_->name(); }
-
- private:
-  Allocator* const host_;
-};
 
 class CpuBackend final : public Backend {
  public:
@@ -246,7 +218,7 @@ class CpuBackend final : public Backend {
     });
   }
 
-  LargePageAllocator allocator_;
+  cpu::LargePageAllocator allocator_;
   const DeviceInfo info_;
   const Kernels* const kernels_;
   const cpu::Workers workers_;

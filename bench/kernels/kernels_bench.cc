@@ -217,6 +217,19 @@ BENCHMARK_CAPTURE(linear_in_cache, q6_k, DType::kQ6_K)->UseRealTime()->Arg(1);
 BENCHMARK_CAPTURE(linear_in_cache, iq4_xs, DType::kIQ4_XS)->UseRealTime()->Arg(1);
 BENCHMARK_CAPTURE(linear_in_cache, f8, DType::kF8_E4M3)->UseRealTime()->Arg(1);
 
+// R1's latents: nine panels, which do not go round evenly on any machine. Cold weights.
+void few_panels(benchmark::State& state, DType dtype) {
+  run_linears(state, pack(backend(), {{576, 7168}}, dtype, Precision::kAuto, 24), state.range(0),
+              24);
+}
+void few_panels_rows(benchmark::internal::Benchmark* b) {
+  b->UseRealTime()->Unit(benchmark::kMillisecond)->ArgName("rows")->Arg(1)->Arg(8)->Arg(512);
+}
+BENCHMARK_CAPTURE(few_panels, q8_0, DType::kQ8_0)->Apply(few_panels_rows);
+BENCHMARK_CAPTURE(few_panels, q4_k, DType::kQ4_K)->Apply(few_panels_rows);
+BENCHMARK_CAPTURE(few_panels, f8, DType::kF8_E4M3)->Apply(few_panels_rows);
+BENCHMARK_CAPTURE(few_panels, bf16, DType::kBF16)->Apply(few_panels_rows);
+
 void pack_weights(benchmark::State& state, DType dtype) {
   constexpr int64_t kN = 17920, kK = 1536;
   const auto b = backend();

@@ -189,9 +189,10 @@ static_assert(sizeof(Room::floats) >= kF8Tile * kPanel * sizeof(uint16_t));
 
 }  // namespace
 
-// The last `cut` of the tiling's tasks are cut into `pieces` each, so that threads finish together
-// and a few panels can employ many threads. Cut along K, a piece leaves what each of its blocks
-// adds in memory of its own, and whoever finishes a panel's last piece adds them in their order.
+// The last `cut` of the tiling's tasks are cut into `pieces` each, so that threads finish together.
+// Cut along K, a piece leaves what each of its blocks adds in memory of its own, and whoever
+// finishes a panel's last piece adds them in their order. That pays where blocks are large: not
+// with quantised weights, whose blocks are some 10 KB and leave as many sums (docs/kernels/cpu.md).
 struct Linear::Job {
   const LinearProduct* product;
   const PackedMatrix* w;
@@ -212,13 +213,6 @@ struct Linear::Job {
   // Inputs that are multiplied: with those that only fill up, where rows are filled up too.
   int64_t depth() const { return s->rounds ? s->depth : w->cols; }
   int64_t blocks() const { return (depth() + s->block - 1) / s->block; }
-};
-
-// Inputs [first, end) of a panel. `apart`: one block, of which c gets the part that is to be scaled
-// and added to those before it.
-struct Linear::Inputs {
-  int64_t first, end;
-  bool apart;
 };
 
 Linear::Linear(const Kernels* kernels, const QuantKernels* quant, std::unique_ptr<Brgemm> brgemm,
@@ -574,8 +568,8 @@ Status Linear::cut_tasks() {
   for (auto job = jobs_.rbegin(); job != jobs_.rend() && left > 0; ++job) {
     const int64_t rows = job->product->rows;
     job->along_k = rows <= kRowsCutAlongK;
-    const int64_t most =
-        job->along_k ? job->blocks() : std::min(rows, kRowsPerTask) / kRowsPerPiece;
+    int64_t most = std::min(rows, kRowsPerTask) / kRowsPerPiece;
+    if (job->along_k) most = job->s->form == Segment::Form::kFloats ? job->blocks() : 1;
     const auto worth = static_cast<int64_t>(std::min(job->work / kPieceWork, 1e6));
     const int64_t pieces = std::min({most, worth, kPiecesPerTask});
     const int64_t cut = std::min(left, job->tiling.tasks());
@@ -627,7 +621,7 @@ void Linear::run_task(const Job& job, int64_t task, std::byte* room) const {
   g.c = p.out + first * p.out_stride + s.first + panel * kPanel;
   g.bias = p.bias != nullptr ? p.bias + s.first + panel * kPanel : nullptr;
   const int64_t row = p.first + first;
-  if (!cut || !job.along_k) return run_panel(job, panel, g, row, {0, job.depth(), false}, room);
+  if (!cut || !job.along_k) return run_panel(job, panel, g, row, 0, job.depth(), room);
 
   const int64_t blocks = job.blocks();
   float* const parts = job.parts + which * blocks * g.m * kPanel;
@@ -638,50 +632,34 @@ void Linear::run_task(const Job& job, int64_t task, std::byte* room) const {
   for (int64_t b = blocks * piece / job.pieces; b < blocks * (piece + 1) / job.pieces; ++b) {
     part.c = parts + b * g.m * kPanel;
     const int64_t k = b * s.block;
-    run_panel(job, panel, part, row, {k, std::min(k + s.block, job.depth()), true}, room);
+    run_panel(job, panel, part, row, k, std::min(k + s.block, job.depth()), room);
   }
   if (job.done[which].fetch_add(1, std::memory_order_acq_rel) + 1 == job.pieces) {
-    add_parts(job, panel, g, row, parts);
+    add_parts(job, g, parts);
   }
 }
 
-void Linear::run_panel(const Job& job, int64_t panel, GemmArgs g, int64_t row, const Inputs& inputs,
-                       std::byte* room) const {
+void Linear::run_panel(const Job& job, int64_t panel, GemmArgs g, int64_t row, int64_t first,
+                       int64_t end, std::byte* room) const {
   const Segment& s = *job.s;
-  if (s.rounds && s.form == Segment::Form::kQuant) {
-    return run_quant(job, panel, g, row, inputs, room);
-  }
+  if (s.rounds && s.form == Segment::Form::kQuant) return run_quant(job, panel, g, row, room);
   g.lda = job.rows->stride;
   if (!s.rounds) {
     g.a = job.rows->floats + row * g.lda;
-    return run_floats(job, panel, g, inputs, room);
+    return run_floats(job, panel, g, first, end, room);
   }
   g.a = job.rows->bf16 + row * g.lda;
-  return s.form == Segment::Form::kF8 ? run_f8(job, panel, g, inputs, room)
-                                      : run_bf16(job, panel, g, inputs);
+  return s.form == Segment::Form::kF8 ? run_f8(job, panel, g, room)
+                                      : run_bf16(job, panel, g, first, end);
 }
 
 // The same additions, in the same order, as when one thread does all blocks; into the first part.
-void Linear::add_parts(const Job& job, int64_t panel, const GemmArgs& g, int64_t row,
-                       float* parts) const {
-  const Segment& s = *job.s;
-  const bool quant = s.rounds && s.form == Segment::Form::kQuant;
-  const bool f8 = s.rounds && s.form == Segment::Form::kF8;
-  const bool scaled_rows = quant && kQuantFormats[s.quant].group == kQuantBlock;
+void Linear::add_parts(const Job& job, const GemmArgs& g, float* parts) const {
   const int64_t blocks = job.blocks();
-  for (int64_t b = 0; b < blocks; ++b) {
-    // Floats start from the first part, the others from zero.
-    if (b == 0 && !quant && !f8) continue;
+  for (int64_t b = 1; b < blocks; ++b) {
     const bool last = b + 1 == blocks;
-    const int64_t together = scaled_rows ? 1 : g.m;
-    for (int64_t r = 0; r < g.m; r += together) {
-      float scale = f8 ? f8_scales(job, panel)[b] : 1.0f;
-      if (scaled_rows) scale = job.rows->bytes.scale[(row + r) * job.rows->bytes.ld_group + b];
-      float* const sums = parts + r * kPanel;
-      kernels_->add_scaled(sums + b * g.m * kPanel, together, last ? g.n : kPanel, scale,
-                           b > 0 ? sums : nullptr, last ? g.bias : nullptr,
-                           last ? g.c + r * g.ldc : sums, last ? g.ldc : kPanel);
-    }
+    kernels_->add_scaled(parts + b * g.m * kPanel, g.m, last ? g.n : kPanel, 1.0f, parts,
+                         last ? g.bias : nullptr, last ? g.c : parts, last ? g.ldc : kPanel);
   }
 }
 
@@ -713,42 +691,40 @@ void Linear::multiply_bf16(const GemmArgs& g, const Brgemm::Kernel* brgemm) cons
   if (rest.m > 0) kernels_->gemm_bf16(rest);
 }
 
-void Linear::run_bf16(const Job& job, int64_t panel, GemmArgs g, const Inputs& inputs) const {
+void Linear::run_bf16(const Job& job, int64_t panel, GemmArgs g, int64_t first, int64_t end) const {
   const Segment& s = *job.s;
   const auto* a = static_cast<const uint16_t*>(g.a);
   const float* bias = g.bias;
-  for (int64_t k = inputs.first; k < inputs.end; k += s.block) {
-    g.k = std::min(s.block, inputs.end - k);
+  for (int64_t k = first; k < end; k += s.block) {
+    g.k = std::min(s.block, end - k);
     g.a = a + k;
     g.b = job.w->panel(s, panel) + k * kPanel * 2;
-    g.accumulate = k > inputs.first;
+    g.accumulate = k > first;
     const bool last = k + g.k == s.depth;
     g.bias = last ? bias : nullptr;
     multiply_bf16(g, job.kernels[k == 0 ? 0 : last ? 2 : 1]);
   }
 }
 
-void Linear::run_f8(const Job& job, int64_t panel, GemmArgs g, const Inputs& inputs,
-                    std::byte* room) const {
+void Linear::run_f8(const Job& job, int64_t panel, GemmArgs g, std::byte* room) const {
   const Segment& s = *job.s;
   auto* const pairs = reinterpret_cast<uint16_t*>(reinterpret_cast<Room*>(room)->floats);
   auto* const part_sums = reinterpret_cast<float*>(room + sizeof(Room));
   float* const sums = part_sums + kRowsPerTask * kPanel;
   const float* const scales = f8_scales(job, panel);
   GemmArgs part = g;
-  part.c = inputs.apart ? g.c : part_sums;
+  part.c = part_sums;
   part.ldc = kPanel;
   part.n = static_cast<int32_t>(kPanel);
   part.bias = nullptr;
   part.accumulate = false;
   part.b = pairs;
-  for (int64_t k = inputs.first; k < inputs.end; k += s.block) {
-    part.k = std::min(s.block, inputs.end - k);
+  for (int64_t k = 0; k < s.depth; k += s.block) {
+    part.k = std::min(s.block, s.depth - k);
     part.a = static_cast<const uint16_t*>(g.a) + k;
     kernels_->f8_to_bf16(job.w->panel(s, panel) + k * kPanel, part.k, pairs);
     const bool last = k + part.k == s.depth;
     multiply_bf16(part, job.kernels[k == 0 ? 0 : last ? 2 : 1]);
-    if (inputs.apart) continue;
     kernels_->add_scaled(part_sums, g.m, last ? g.n : kPanel, scales[k / s.block],
                          k > 0 ? sums : nullptr, last ? g.bias : nullptr, last ? g.c : sums,
                          last ? g.ldc : kPanel);
@@ -756,7 +732,7 @@ void Linear::run_f8(const Job& job, int64_t panel, GemmArgs g, const Inputs& inp
 }
 
 void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
-                       const Inputs& inputs, std::byte* room) const {
+                       std::byte* room) const {
   const Segment& s = *job.s;
   // Rows of the output lie far apart; sums that are added to meanwhile lie together.
   float* const sums = reinterpret_cast<float*>(room + sizeof(Room));
@@ -766,21 +742,16 @@ void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
   q.m = g.m;
   q.ld_before = kPanel;
   q.x = job.rows->bytes;
-  q.x.q += first * q.x.ldq + inputs.first;
-  q.x.scale += first * q.x.ld_group + inputs.first / q.group;
-  q.x.start += first * q.x.ld_sub + inputs.first / q.sub;
-  q.x.sum += first * q.x.ld_sub + inputs.first / q.sub;
-  float one = 1.0f;
-  if (inputs.apart && q.group == kQuantBlock) {
-    q.x.scale = &one;
-    q.x.ld_group = 0;
-  }
-  const std::byte* b = job.w->panel(s, panel) + block_bytes(s, inputs.first);
-  for (int64_t k = inputs.first; k < inputs.end; k += s.block) {
-    q.k = std::min(s.block, inputs.end - k);
+  q.x.q += first * q.x.ldq;
+  q.x.scale += first * q.x.ld_group;
+  q.x.start += first * q.x.ld_sub;
+  q.x.sum += first * q.x.ld_sub;
+  const std::byte* b = job.w->panel(s, panel);
+  for (int64_t k = 0; k < s.depth; k += s.block) {
+    q.k = std::min(s.block, s.depth - k);
     q.w = quant_->expand[s.quant](b, q.k, &reinterpret_cast<Room*>(room)->expanded);
-    const bool last = k + q.k == inputs.end;
-    q.before = k > inputs.first ? sums : nullptr;
+    const bool last = k + q.k == s.depth;
+    q.before = k > 0 ? sums : nullptr;
     q.c = last ? g.c : sums;
     q.ldc = last ? g.ldc : kPanel;
     q.n = last ? g.n : static_cast<int32_t>(kPanel);
@@ -798,7 +769,7 @@ void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
   }
 }
 
-void Linear::run_floats(const Job& job, int64_t panel, GemmArgs g, const Inputs& inputs,
+void Linear::run_floats(const Job& job, int64_t panel, GemmArgs g, int64_t first, int64_t end,
                         std::byte* room) const {
   const Segment& s = *job.s;
   const auto* a = static_cast<const float*>(g.a);
@@ -806,11 +777,11 @@ void Linear::run_floats(const Job& job, int64_t panel, GemmArgs g, const Inputs&
   auto* const scratch = reinterpret_cast<Room*>(room);
   const bool direct =
       s.form == Segment::Form::kFloats && job.product->rows <= kernels_->direct_rows;
-  for (int64_t k = inputs.first; k < inputs.end; k += s.block) {
-    g.k = std::min(s.block, inputs.end - k);
+  for (int64_t k = first; k < end; k += s.block) {
+    g.k = std::min(s.block, end - k);
     g.a = a + k;
     g.b = job.w->panel(s, panel) + block_bytes(s, k);
-    g.accumulate = k > inputs.first;
+    g.accumulate = k > first;
     g.bias = k + g.k == job.depth() ? bias : nullptr;
     if (direct) {
       kernels_->gemm_direct[s.storage](g);

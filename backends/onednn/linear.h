@@ -119,8 +119,7 @@ class Linear {
     int64_t stride = 0;             // of either, in elements
     QuantRows bytes = {};           // kBytes
   };
-  struct Job;     // one product with one segment
-  struct Inputs;  // some of those of a panel
+  struct Job;  // one product with one segment
 
   static RowForm form_of(const Segment& s);
   StatusOr<std::unique_ptr<PackedMatrix>> plan(std::span<const WeightData> parts,
@@ -135,17 +134,15 @@ class Linear {
   // Cuts the last tasks of jobs_.
   Status cut_tasks();
   void run_task(const Job& job, int64_t task, std::byte* room) const;
-  // Rows `row` on of the job's input times some inputs of a panel.
-  void run_panel(const Job& job, int64_t panel, GemmArgs g, int64_t row, const Inputs& inputs,
+  // Rows `row` on of the job's input times a panel: inputs [first, end) of floats, else all.
+  void run_panel(const Job& job, int64_t panel, GemmArgs g, int64_t row, int64_t first, int64_t end,
                  std::byte* room) const;
-  void run_bf16(const Job& job, int64_t panel, GemmArgs g, const Inputs& inputs) const;
-  void run_floats(const Job& job, int64_t panel, GemmArgs g, const Inputs& inputs,
+  void run_bf16(const Job& job, int64_t panel, GemmArgs g, int64_t first, int64_t end) const;
+  void run_floats(const Job& job, int64_t panel, GemmArgs g, int64_t first, int64_t end,
                   std::byte* room) const;
-  void run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first, const Inputs& inputs,
-                 std::byte* room) const;
-  void run_f8(const Job& job, int64_t panel, GemmArgs g, const Inputs& inputs,
-              std::byte* room) const;
-  void add_parts(const Job& job, int64_t panel, const GemmArgs& g, int64_t row, float* parts) const;
+  void run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first, std::byte* room) const;
+  void run_f8(const Job& job, int64_t panel, GemmArgs g, std::byte* room) const;
+  void add_parts(const Job& job, const GemmArgs& g, float* parts) const;
   static const float* f8_scales(const Job& job, int64_t panel);
   // One block of one panel for g.m rows: full tiles by `brgemm` (or null), the rest by our own.
   void multiply_bf16(const GemmArgs& g, const Brgemm::Kernel* brgemm) const;

@@ -3,6 +3,10 @@
 //
 // Tolerances are those of the reference data's README: logits 5e-4 absolute; greedy tokens equal as
 // long as the reference's own margin is above 0.005.
+#include <unistd.h>
+
+#include <cstdlib>
+
 #include "tests/golden/rig.h"
 
 namespace ponder {
@@ -186,6 +190,57 @@ INSTANTIATE_TEST_SUITE_P(Mixtures, GoldenGguf,
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+#ifdef PONDER_MAKE_CHECKPOINT
+
+// There is no reference data for DeepSeek-V2. These models are made up on the spot, the same
+// everywhere; the tokens are the greedy ones that llama.cpp 0.7.0 (Debian) printed for the very
+// files, on a processor. The one of 27 layers is V2-Lite to it; it repeats itself, with small
+// margins, and is compared for 16 tokens.
+TEST(GoldenV2, ContinuesAsLlamaCppDoes) {
+  struct Made {
+    const char* options;
+    std::vector<int32_t> tokens;
+  };
+  const Made models[] = {
+      {"--arch deepseek2 --q-rank 48 --layers 3 --expert-groups 4 --expert-groups-kept 2",
+       {201,  1754, 1449, 1308, 251, 1828, 1226, 55,   228, 1747, 7,   1417,
+        1814, 1951, 191,  1361, 145, 134,  1839, 1855, 73,  1032, 109, 169}},
+      {"--arch deepseek2 --q-rank 0 --layers 27",
+       {1702, 29, 1333, 747, 1702, 1702, 1702, 1702, 1702, 1702, 1702, 1702, 1702, 1702, 1702,
+        1702}},
+      {"--arch deepseek3 --q-rank 48 --layers 4 --expert-groups 4 --expert-groups-kept 2",
+       {201, 415,  1650, 807,  1214, 630, 1820, 1404, 835,  73,  434,  207,
+        962, 1209, 1650, 1393, 1055, 53,  1380, 1356, 1569, 434, 1394, 1650}}};
+  const std::vector<int32_t> prompt = {72,  101, 108, 108, 111, 32,  116, 104, 101, 114, 101,
+                                       44,  32,  104, 111, 119, 32,  97,  114, 101, 32,  121,
+                                       111, 117, 32,  116, 111, 100, 97,  121, 63};
+  const fs::path file = fs::temp_directory_path() / absl::StrCat("ponder-v2-", getpid(), ".gguf");
+  for (const Made& made : models) {
+    SCOPED_TRACE(made.options);
+    const std::string command = absl::StrCat(
+        PONDER_MAKE_CHECKPOINT, " ", file.string(), " ", made.options,
+        " --hidden 256 --ffn 512 --heads 8 --expert-ffn 64 --experts 16 --experts-chosen 4"
+        " --shared-experts 2 --kv-rank 64 --nope-dim 32 --rope-dim 16 --value-dim 32"
+        " --context 8192 --dtype f32 --vocab 2000");
+    ASSERT_EQ(std::system(command.c_str()), 0);
+    for (const std::string& backend : backends()) {
+      Rig rig(file.string(), backend);
+      if (rig.unsupported()) continue;
+      ASSERT_TRUE(rig.ok()) << rig.status();
+      std::vector<float> row = rig.feed(prompt, 77, nullptr).back();
+      std::vector<int32_t> got;
+      while (got.size() < made.tokens.size()) {
+        got.push_back(static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin()));
+        row = rig.feed({got.back()}, 1, nullptr).at(0);
+      }
+      EXPECT_EQ(got, made.tokens) << backend;
+    }
+  }
+  fs::remove(file);
+}
+
+#endif
 
 }  // namespace
 }  // namespace ponder

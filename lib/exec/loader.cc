@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "lib/exec/expert_source.h"
@@ -183,16 +184,60 @@ MlaUp Loader::mla_up(int64_t heads, int64_t nope_dim, int64_t value_dim, int64_t
   return result;
 }
 
+namespace {
+
+// Tells of each expert as it is found by the thread that loads; others are told of at the end.
+class ToldExperts final : public ExpertSource {
+ public:
+  using Tell = std::function<Status(const ExpertWeights&)>;
+  ToldExperts(std::unique_ptr<ExpertSource> source, Tell tell)
+      : source_(std::move(source)), tell_(std::move(tell)) {}
+
+  int64_t experts() const override { return source_->experts(); }
+  int64_t hidden() const override { return source_->hidden(); }
+  int64_t width() const override { return source_->width(); }
+  StatusOr<ExpertWeights> find(int64_t expert) const override {
+    PONDER_ASSIGN_OR_RETURN(ExpertWeights weights, source_->find(expert));
+    if (std::this_thread::get_id() == loading_) PONDER_RETURN_IF_ERROR(tell_(weights));
+    return weights;
+  }
+  StatusOr<ExpertWeights> describe(int64_t expert) const override {
+    return source_->describe(expert);
+  }
+  void prefetch(int64_t expert) const override { source_->prefetch(expert); }
+  void drop(const ExpertWeights& weights) const override { source_->drop(weights); }
+
+ private:
+  const std::unique_ptr<ExpertSource> source_;
+  const Tell tell_;
+  const std::thread::id loading_ = std::this_thread::get_id();
+};
+
+}  // namespace
+
 Experts Loader::experts(absl::string_view name, int64_t count_of, int64_t width,
                         int64_t hidden) const {
   const std::string prefix = absl::StrCat(prefix_, name, ".");
-  uint64_t bytes = 0;
+  uint64_t bytes = 0, told = 0;
+  // A layer of R1 has gigabytes: a host that wants to stop need not wait for all of it.
+  const auto tell = [&](const ExpertWeights& w) -> Status {
+    for (const WeightData* part : {&w.gate, &w.up, &w.down}) {
+      const auto size = static_cast<uint64_t>(dtype_bytes(part->dtype, part->elements()));
+      told += size;
+      count(0, size);
+    }
+    return shared_->status;
+  };
   const auto pack = [&]() -> StatusOr<std::unique_ptr<PackedExperts>> {
     PONDER_RETURN_IF_ERROR(shared_->status);
     PONDER_ASSIGN_OR_RETURN(
         std::unique_ptr<ExpertSource> source,
         make_expert_source(shared_->checkpoint, prefix, count_of, width, hidden,
                            shared_->options.expert_cache != nullptr, &bytes));
+    // Without a cache the source is let go when all is packed.
+    if (shared_->options.expert_cache == nullptr) {
+      source = std::make_unique<ToldExperts>(std::move(source), tell);
+    }
     return shared_->backend->pack_experts(std::move(source), shared_->options);
   };
   StatusOr<std::unique_ptr<PackedExperts>> packed = pack();
@@ -203,7 +248,7 @@ Experts Loader::experts(absl::string_view name, int64_t count_of, int64_t width,
     (*packed)->width = width;
     (*packed)->hidden = hidden;
   } else {
-    count(static_cast<uint64_t>(3 * count_of * width * hidden), bytes);
+    count(static_cast<uint64_t>(3 * count_of * width * hidden), bytes - told);
   }
   const Experts result{packed->get()};
   shared_->store->experts.push_back(*std::move(packed));

@@ -259,6 +259,43 @@ TEST_P(DamagedMixture, ConfigurationsThatLieAreRefused) {
 INSTANTIATE_TEST_SUITE_P(All, DamagedMixture, testing::ValuesIn(backends()),
                          [](const auto& given) { return given.param; });
 
+// The host may stop a load between any two experts, and is told of every byte once.
+TEST_P(DamagedMixture, LoadsCanBeStoppedBetweenExperts) {
+  const auto pool = make_thread_pool(2).value();
+  std::unique_ptr<Backend> backend;
+  for (const BackendFactory* factory : builtin_backends()) {
+    const BackendContext context{default_allocator(), pool.get(), {}};
+    if (factory->devices(context).front().backend == GetParam()) {
+      backend = factory->create(0, context).value();
+    }
+  }
+  ASSERT_NE(backend, nullptr);
+  const auto load = [&](int stop_at, std::vector<uint64_t>* told) {
+    const ModelFiles files = open([](Tampered&) {});
+    WeightStore store;
+    const Config config(files.config, "config.json");
+    const Loader loader(*files.weights, backend.get(), {Precision::kF32}, &store,
+                        [&](uint64_t done, uint64_t) {
+                          told->push_back(done);
+                          return static_cast<int32_t>(told->size()) == stop_at ? 1 : 0;
+                        });
+    const Status status = make_model(config, loader).status();
+    if (status.ok()) {
+      EXPECT_EQ(told->back(), store.bytes);
+    }
+    return status;
+  };
+  std::vector<uint64_t> all;
+  ASSERT_TRUE(load(0, &all).ok());
+  EXPECT_TRUE(std::is_sorted(all.begin(), all.end()));
+  EXPECT_GT(all.size(), 2u * 12 * 3);  // more often than there are matrices of experts
+  for (size_t stop = 1; stop <= all.size(); stop += 7) {
+    std::vector<uint64_t> told;
+    EXPECT_EQ(load(static_cast<int>(stop), &told).code(), absl::StatusCode::kCancelled) << stop;
+    EXPECT_EQ(told.size(), stop);  // never asked again
+  }
+}
+
 // The shards of a model, as files that can be lost or mixed up.
 class Shards : public testing::Test {
  protected:

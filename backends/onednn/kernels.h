@@ -46,6 +46,8 @@ struct GemmArgs {
   int32_t n;          // 1 to 64 columns exist
   bool accumulate;    // c += chain, else c = chain
   const float* bias;  // [n], added last; or null
+  // k * kPanel bytes that will be read next, or null. gemm_bf16 fetches them while it multiplies.
+  const std::byte* next = nullptr;
 };
 
 // ---- attention
@@ -107,7 +109,8 @@ struct Kernels {
   // As pack_panel. Whether any code is a NaN.
   bool (*pack_f8)(const void* const* rows, int64_t k, void* panel);
   // k codes of a panel in gemm_bf16's order, exactly; k a multiple of 4. Null without gemm_bf16.
-  void (*f8_to_bf16)(const void* codes, int64_t k, uint16_t* out);
+  // Fetches as many bytes from `next` on, unless it is null.
+  void (*f8_to_bf16)(const void* codes, int64_t k, const void* next, uint16_t* out);
   // k codes of a panel times `scale`, in gemm_f32's order.
   void (*unpack_f8)(const void* codes, int64_t k, float scale, float* out);
   // c[r][j] = part[r][j] * scale + before[r][j] + bias[j] for j < n, one rounding per sum; part and

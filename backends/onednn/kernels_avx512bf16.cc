@@ -40,7 +40,14 @@ void tile(const GemmArgs& g, int64_t row) {
 #pragma GCC unroll 4
     for (int j = 0; j < kColumns; ++j) acc[r][j] = _mm512_setzero_ps();
   }
+  // Two lines a step in the first tile: all at once would wait for each other.
+  const std::byte* next = row == 0 ? g.next : nullptr;
   for (int64_t i = 0; i < g.k; i += 2, b += kPanel * 2) {
+    if (next != nullptr) {
+      _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(next + 64), _MM_HINT_T0);
+      next += 128;
+    }
     __m512bh w[kColumns];
 #pragma GCC unroll 4
     for (int j = 0; j < kColumns; ++j) {
@@ -152,7 +159,7 @@ constexpr Bf16OfF8 bf16_of_f8() {
 }
 constexpr Bf16OfF8 kBf16OfF8 = bf16_of_f8();
 
-void f8_to_bf16(const void* codes, int64_t k, uint16_t* out) {
+void f8_to_bf16(const void* codes, int64_t k, const void* next, uint16_t* out) {
   const __m512i table[4] = {_mm512_load_si512(kBf16OfF8.of), _mm512_load_si512(kBf16OfF8.of + 32),
                             _mm512_load_si512(kBf16OfF8.of + 64),
                             _mm512_load_si512(kBf16OfF8.of + 96)};
@@ -170,15 +177,16 @@ void f8_to_bf16(const void* codes, int64_t k, uint16_t* out) {
     return _mm512_or_si512(v, _mm512_and_si512(_mm512_slli_epi16(code, 8), sign));
   };
   const auto* from = static_cast<const uint8_t*>(codes);
-  const int64_t next = k * kPanel;  // the panel's next block comes while this one is multiplied
+  const auto* ahead = static_cast<const char*>(next);
   for (int64_t i = 0; i < k; i += 4, out += kPanel * 4, from += kPanel * 4) {
 #pragma GCC unroll 4
     for (int j = 0; j < kColumns; ++j) {
-      _mm_prefetch(reinterpret_cast<const char*>(from + next + j * 64), _MM_HINT_T0);
+      if (next != nullptr) _mm_prefetch(ahead + j * 64, _MM_HINT_T0);
       const __m512i v = _mm512_loadu_si512(from + j * 64);
       _mm512_storeu_si512(out + j * 32, values(_mm512_shuffle_epi8(v, first)));
       _mm512_storeu_si512(out + kPanel * 2 + j * 32, values(_mm512_shuffle_epi8(v, second)));
     }
+    if (next != nullptr) ahead += kPanel * 4;
   }
 }
 
@@ -199,7 +207,7 @@ constexpr HalvesOfF8 halves_of_f8() {
 constexpr HalvesOfF8 kHalvesOfF8 = halves_of_f8();
 
 __attribute__((target("avx512vbmi"))) void f8_to_bf16_vbmi(const void* codes, int64_t k,
-                                                           uint16_t* out) {
+                                                           const void* next, uint16_t* out) {
   const __m512i low0 = _mm512_load_si512(kHalvesOfF8.low);
   const __m512i low1 = _mm512_load_si512(kHalvesOfF8.low + 64);
   const __m512i high0 = _mm512_load_si512(kHalvesOfF8.high);
@@ -209,11 +217,11 @@ __attribute__((target("avx512vbmi"))) void f8_to_bf16_vbmi(const void* codes, in
       _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
   const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
   const auto* from = static_cast<const uint8_t*>(codes);
-  const int64_t next = k * kPanel;  // the panel's next block comes while this one is multiplied
+  const auto* ahead = static_cast<const char*>(next);
   for (int64_t i = 0; i < k; i += 4, out += kPanel * 4, from += kPanel * 4) {
 #pragma GCC unroll 4
     for (int j = 0; j < kColumns; ++j) {
-      _mm_prefetch(reinterpret_cast<const char*>(from + next + j * 64), _MM_HINT_T0);
+      if (next != nullptr) _mm_prefetch(ahead + j * 64, _MM_HINT_T0);
       const __m512i code = _mm512_shuffle_epi8(_mm512_loadu_si512(from + j * 64), pairs);
       const __m512i low = _mm512_permutex2var_epi8(low0, code, low1);
       __m512i high = _mm512_permutex2var_epi8(high0, code, high1);
@@ -221,6 +229,7 @@ __attribute__((target("avx512vbmi"))) void f8_to_bf16_vbmi(const void* codes, in
       _mm512_storeu_si512(out + j * 32, _mm512_unpacklo_epi8(low, high));
       _mm512_storeu_si512(out + kPanel * 2 + j * 32, _mm512_unpackhi_epi8(low, high));
     }
+    if (next != nullptr) ahead += kPanel * 4;
   }
 }
 

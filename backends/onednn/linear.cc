@@ -712,6 +712,8 @@ void Linear::run_f8(const Job& job, int64_t panel, GemmArgs g, std::byte* room) 
   auto* const part_sums = reinterpret_cast<float*>(room + sizeof(Room));
   float* const sums = part_sums + kRowsPerTask * kPanel;
   const float* const scales = f8_scales(job, panel);
+  // With few rows there is more time to fetch memory in turning codes than in multiplying.
+  const bool few = g.m <= 2;
   GemmArgs part = g;
   part.c = part_sums;
   part.ldc = kPanel;
@@ -722,7 +724,10 @@ void Linear::run_f8(const Job& job, int64_t panel, GemmArgs g, std::byte* room) 
   for (int64_t k = 0; k < s.depth; k += s.block) {
     part.k = std::min(s.block, s.depth - k);
     part.a = static_cast<const uint16_t*>(g.a) + k;
-    kernels_->f8_to_bf16(job.w->panel(s, panel) + k * kPanel, part.k, pairs);
+    const std::byte* const codes = job.w->panel(s, panel) + k * kPanel;
+    const std::byte* const next = codes + part.k * kPanel;  // mostly this thread's next block
+    kernels_->f8_to_bf16(codes, part.k, few ? next : nullptr, pairs);
+    part.next = few ? nullptr : next;
     const bool last = k + part.k == s.depth;
     multiply_bf16(part, job.kernels[k == 0 ? 0 : last ? 2 : 1]);
     kernels_->add_scaled(part_sums, g.m, last ? g.n : kPanel, scales[k / s.block],

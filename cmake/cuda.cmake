@@ -1,16 +1,26 @@
-# Decides whether the CUDA backend is built: PONDER_CUDA=AUTO takes it when there is a toolkit.
+# Decides whether the CUDA backend is built: PONDER_CUDA=AUTO takes it when there is a toolkit and
+# PONDER_CUDA_ARCHITECTURES says for which GPUs (nvcc takes minutes for each): the presets cuda and
+# cuda-sm90 do. ON without architectures means all that we support.
 # Sets PONDER_HAVE_CUDA for backends/CMakeLists.txt and backends/builtin.cc.
 
 set(PONDER_HAVE_CUDA OFF)
-if(NOT PONDER_CUDA STREQUAL "OFF" AND EXISTS ${PROJECT_SOURCE_DIR}/backends/cuda/CMakeLists.txt)
+if(PONDER_CUDA STREQUAL "ON" OR (PONDER_CUDA STREQUAL "AUTO" AND PONDER_CUDA_ARCHITECTURES))
+  if(NOT PONDER_SANITIZE STREQUAL "")
+    message(FATAL_ERROR "The CUDA backend has no sanitizer build; configure with -DPONDER_CUDA=OFF")
+  endif()
   include(CheckLanguage)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
+    if(NOT PONDER_CUDA_ARCHITECTURES)
+      # PTX of the last one serves later chips.
+      set(PONDER_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100-real 120)
+    endif()
+    set(CMAKE_CUDA_ARCHITECTURES ${PONDER_CUDA_ARCHITECTURES})
     enable_language(CUDA)
     set(PONDER_HAVE_CUDA ON)
   endif()
 endif()
 if(PONDER_CUDA STREQUAL "ON" AND NOT PONDER_HAVE_CUDA)
-  message(FATAL_ERROR "PONDER_CUDA=ON, but no CUDA toolkit (nvcc) or no backends/cuda was found")
+  message(FATAL_ERROR "PONDER_CUDA=ON, but no CUDA toolkit (nvcc) was found")
 endif()
 message(STATUS "ponder: CUDA backend ${PONDER_HAVE_CUDA}")

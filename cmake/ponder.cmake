@@ -19,12 +19,12 @@ include_guard(GLOBAL)
 add_library(ponder_flags INTERFACE)
 target_compile_features(ponder_flags INTERFACE cxx_std_20)
 target_compile_options(ponder_flags INTERFACE
-  -Wall -Wextra -Wpedantic -Wshadow -Wvla
+  # nvcc has options of its own: backends/cuda/CMakeLists.txt.
+  "$<$<COMPILE_LANGUAGE:C,CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wvla>"
   $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor -Woverloaded-virtual>
   # Every value is rounded when the source says so: results must not depend on inlining.
-  -ffp-contract=off
-  -ffunction-sections -fdata-sections
-  $<$<BOOL:${PONDER_WERROR}>:-Werror>
+  "$<$<COMPILE_LANGUAGE:C,CXX>:-ffp-contract=off;-ffunction-sections;-fdata-sections>"
+  $<$<AND:$<COMPILE_LANGUAGE:C,CXX>,$<BOOL:${PONDER_WERROR}>>:-Werror>
   # Checks the lock annotations; only Clang can.
   $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety>)
 if(PONDER_SANITIZE STREQUAL "address")

@@ -31,7 +31,7 @@ def main():
         words = [int(w, 16) for w in re.findall(r"0x[0-9a-f]+", found[1])]
         assert len(words) == count and len(set(words)) == count
         bits = 2 if width == 8 else 3
-        print(f"\nconst uint16_t {ours}[{count}] = {{")
+        print(f"\nPONDER_IQ_GRID uint16_t {ours}[{count}] = {{")
         entries = []
         for word in words:
             values = word.to_bytes(width, "little")

@@ -1,0 +1,307 @@
+#include <algorithm>
+#include <vector>
+
+#include "backends/cuda/cuda.h"
+#include "backends/cuda/pack.h"
+#include "backends/cuda/runtime.h"
+
+namespace ponder {
+namespace {
+
+using cuda::Device;
+using cuda::DeviceBuffer;
+using cuda::Rows;
+
+class DeviceAllocator final : public Allocator {
+ public:
+  DeviceAllocator(Device* device, uint32_t index)
+      : device_(device), name_(absl::StrCat("memory of cuda:", index)) {}
+  void* allocate(size_t size, size_t align) override {
+    // cudaMalloc aligns to 256; nobody asks for more.
+    return align <= 256 ? device_->allocate(std::max<size_t>(size, 1)) : nullptr;
+  }
+  void free(void* ptr, size_t, size_t) override { device_->free(ptr); }
+  absl::string_view name() const override { return name_; }
+
+ private:
+  Device* const device_;
+  const std::string name_;
+};
+
+// Device memory for one op's small inputs and intermediate values. The next op may take the same
+// memory: the stream keeps them in order.
+class Scratch {
+ public:
+  explicit Scratch(Device* device) : device_(device) {}
+
+  // At least `bytes`, contents undefined; what was reserved before is gone.
+  StatusOr<char*> reserve(uint64_t bytes) {
+    if (bytes > buffer_.bytes()) {
+      PONDER_RETURN_IF_ERROR(device_->wait());  // ops under way may still use the old one
+      buffer_ = DeviceBuffer();
+      const uint64_t size = std::max<uint64_t>(bytes + bytes / 4, uint64_t{1} << 20);
+      PONDER_ASSIGN_OR_RETURN(buffer_, DeviceBuffer::create(device_, size, "a step's scratch"));
+    }
+    return buffer_.as<char>();
+  }
+
+  // One or two host arrays, one after the other, each aligned to 16 bytes.
+  template <typename A, typename B = char>
+  StatusOr<std::pair<A*, B*>> upload(std::span<const A> a, std::span<const B> b = {}) {
+    const uint64_t second = (a.size_bytes() + 15) / 16 * 16;
+    PONDER_ASSIGN_OR_RETURN(char* base, reserve(second + b.size_bytes()));
+    if (!a.empty()) PONDER_RETURN_IF_ERROR(device_->upload(a.data(), base, a.size_bytes()));
+    if (!b.empty()) {
+      PONDER_RETURN_IF_ERROR(device_->upload(b.data(), base + second, b.size_bytes()));
+    }
+    return std::pair{reinterpret_cast<A*>(base), reinterpret_cast<B*>(base + second)};
+  }
+
+ private:
+  Device* const device_;
+  DeviceBuffer buffer_;
+};
+
+Rows rows_of(const Tensor& t) {
+  return {t.f32(), t.stride[0], t.rank == 3 ? t.stride[1] : 0};
+}
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(std::unique_ptr<Device> device, DeviceInfo info, uint32_t index,
+              const BackendContext& context)
+      : device_(std::move(device)),
+        info_(std::move(info)),
+        context_(context),
+        allocator_(device_.get(), index),
+        scratch_(device_.get()) {}
+
+  const DeviceInfo& info() const override { return info_; }
+  Allocator* allocator() override { return &allocator_; }
+
+  StatusOr<std::unique_ptr<PackedWeight>> pack_linear(std::span<const WeightData> parts,
+                                                      const PackOptions& options) override {
+    return cuda::pack(device_.get(), context_.pool, parts, options.precision == Precision::kAuto);
+  }
+  StatusOr<std::unique_ptr<PackedWeight>> pack_table(const WeightData& table) override {
+    return cuda::pack(device_.get(), context_.pool, {&table, 1}, false);
+  }
+
+  StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) const override {
+    if (wanted != DType::kF32 && wanted != DType::kF16 && wanted != DType::kBF16) {
+      return unsupported_error("a KV cache of ", dtype_name(wanted),
+                               " is not supported on this device; use f32, f16 or bf16");
+    }
+    if (shape.v_dim == 0) {
+      return unsupported_error("device ", info_.name, " (cuda) cannot compute multi-head latent ",
+                               "attention; choose another device for this model");
+    }
+    if (shape.k_dim > cuda::kLargestHead || shape.v_dim > cuda::kLargestHead) {
+      return unsupported_error("attention heads of ", std::max(shape.k_dim, shape.v_dim),
+                               " numbers are not supported on this device, which takes ",
+                               cuda::kLargestHead, "; choose another device for this model");
+    }
+    KvLayout layout;
+    layout.dtype = wanted;
+    const int64_t elements = shape.heads * layout.page_tokens * (shape.k_dim + shape.v_dim);
+    layout.page_bytes = (static_cast<uint64_t>(dtype_bytes(wanted, elements)) + 63) / 64 * 64;
+    return layout;
+  }
+  DType default_kv_dtype(Precision precision) const override {
+    return precision == Precision::kF32 ? DType::kF32 : DType::kF16;
+  }
+
+  Status upload(const void* host, void* device, uint64_t bytes) override {
+    return device_->upload(host, device, bytes);
+  }
+  Status download(const void* device, void* host, uint64_t bytes) override {
+    return device_->download(device, host, bytes);
+  }
+  Status copy_page(const KvLayer& cache, int32_t from, int32_t to) override {
+    const uint64_t bytes = cache.layout.page_bytes;
+    return device_->copy(cache.base + static_cast<uint64_t>(from) * bytes,
+                         cache.base + static_cast<uint64_t>(to) * bytes, bytes);
+  }
+
+  // The driver's thread may have changed, and the calling thread's device is CUDA's own state.
+  Status begin_step(const Batch&) override { return device_->use(); }
+
+  Status embed(const EmbedParams& p) override {
+    const auto& table = static_cast<const cuda::CudaWeight*>(p.table)->parts[0];
+    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_ASSIGN_OR_RETURN(const auto staged, scratch_.upload<int32_t>(p.tokens));
+    launch_widen_rows(stream(), table.matrix, staged.first, rows_of(p.out),
+                      static_cast<int64_t>(p.tokens.size()));
+    return device_->check("an embedding");
+  }
+
+  Status rms_norm(const RmsNormParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    launch_rms_norm(stream(), rows_of(p.x), p.weight.f32(), p.eps, rows_of(p.out), p.x.dim[0],
+                    p.x.rank == 3 ? p.x.dim[1] : 1, p.x.dim[p.x.rank - 1]);
+    return device_->check("a norm");
+  }
+
+  Status linear(const LinearParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    const auto* weight = static_cast<const cuda::CudaWeight*>(p.w);
+    const int64_t rows = p.x.dim[0];
+    uint16_t* rounded = nullptr;
+    Rows out = rows_of(p.out);
+    const float* bias = p.bias.rank > 0 ? p.bias.f32() : nullptr;
+    for (const cuda::CudaWeight::Part& part : weight->parts) {
+      const cuda::Matrix& matrix = part.matrix;
+      if (part.mma != nullptr) {
+        if (rounded == nullptr) {
+          const auto bytes = static_cast<uint64_t>(rows * cuda::mma_pitch(matrix.cols)) * 2;
+          PONDER_ASSIGN_OR_RETURN(char* memory, scratch_.reserve(bytes));
+          rounded = reinterpret_cast<uint16_t*>(memory);
+          launch_round_rows(stream(), rows_of(p.x), rounded, rows, matrix.cols);
+        }
+        launch_linear_mma(stream(), part.mma, rounded, bias, out, rows, matrix.cols, matrix.rows);
+      } else {
+        launch_linear(stream(), matrix, rows_of(p.x), bias, out, rows);
+      }
+      out.data += matrix.rows;
+      if (bias != nullptr) bias += matrix.rows;
+    }
+    return device_->check("a matrix product");
+  }
+
+  Status rope_table(const RopeTableParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_ASSIGN_OR_RETURN(const auto staged,
+                            (scratch_.upload<float, int32_t>(p.inv_freq, p.positions)));
+    launch_rope_table(stream(), staged.first, staged.second, p.magnitude, rows_of(p.out),
+                      static_cast<int64_t>(p.positions.size()),
+                      static_cast<int64_t>(p.inv_freq.size()));
+    return device_->check("a table of rotations");
+  }
+
+  Status rope(const RopeParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    launch_rope(stream(), rows_of(p.x), rows_of(p.table), p.interleaved, p.x.dim[0], p.x.dim[1],
+                p.table.dim[1] / 2);
+    return device_->check("a rotation");
+  }
+
+  Status swiglu(const SwigluParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    launch_swiglu(stream(), rows_of(p.gate_up), rows_of(p.out), p.out.dim[0], p.out.dim[1]);
+    return device_->check("swiglu");
+  }
+
+  Status add(const AddParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    launch_add(stream(), rows_of(p.a), rows_of(p.b), rows_of(p.out), p.out.dim[0], p.out.dim[1]);
+    return device_->check("an addition");
+  }
+
+  Status gather_rows(const GatherRowsParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_ASSIGN_OR_RETURN(const auto staged, scratch_.upload<int32_t>(p.rows));
+    launch_gather_rows(stream(), rows_of(p.x), staged.first, rows_of(p.out),
+                       static_cast<int64_t>(p.rows.size()), p.x.dim[1]);
+    return device_->check("choosing rows");
+  }
+
+  Status kv_write(const KvWriteParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_ASSIGN_OR_RETURN(const auto staged, upload_places(*p.batch, p.k.dim[0]));
+    launch_kv_write(stream(), cache_of(p.cache), rows_of(p.k), rows_of(p.v), staged.first,
+                    staged.second, p.k.dim[0]);
+    return device_->check("writing keys and values");
+  }
+
+  Status attention(const AttentionParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_ASSIGN_OR_RETURN(const auto staged, upload_places(*p.batch, p.q.dim[0]));
+    launch_attention(stream(), cache_of(p.cache), rows_of(p.q), staged.first, staged.second,
+                     p.scale, rows_of(p.out), p.q.dim[0], p.q.dim[1]);
+    return device_->check("attention");
+  }
+
+ private:
+  cuda::Stream stream() const { return device_->stream(); }
+
+  static cuda::Cache cache_of(const KvLayer& layer) {
+    cuda::Cache cache;
+    cache.base = reinterpret_cast<uint8_t*>(layer.base);
+    cache.dtype = layer.layout.dtype;
+    cache.page_bytes = static_cast<int64_t>(layer.layout.page_bytes);
+    cache.page_tokens = layer.layout.page_tokens;
+    cache.heads = static_cast<int32_t>(layer.shape.heads);
+    cache.k_dim = static_cast<int32_t>(layer.shape.k_dim);
+    cache.v_dim = static_cast<int32_t>(layer.shape.v_dim);
+    return cache;
+  }
+
+  StatusOr<std::pair<cuda::RowPlace*, int32_t*>> upload_places(const Batch& batch, int64_t rows) {
+    places_.assign(static_cast<size_t>(rows), cuda::RowPlace{0, 0});
+    pages_.clear();
+    for (const SequenceSlice& slice : batch.sequences) {
+      for (int32_t r = 0; r < slice.rows; ++r) {
+        places_[static_cast<size_t>(slice.first_row + r)] = {slice.first_position + r,
+                                                             static_cast<int32_t>(pages_.size())};
+      }
+      pages_.insert(pages_.end(), slice.pages.begin(), slice.pages.end());
+    }
+    return scratch_.upload<cuda::RowPlace, int32_t>(places_, pages_);
+  }
+
+  const std::unique_ptr<Device> device_;
+  const DeviceInfo info_;
+  const BackendContext context_;
+  DeviceAllocator allocator_;
+  Scratch scratch_;
+  std::vector<cuda::RowPlace> places_;
+  std::vector<int32_t> pages_;
+};
+
+StatusOr<DeviceInfo> describe(int index) {
+  PONDER_ASSIGN_OR_RETURN(cuda::DeviceProperties properties, cuda::device_properties(index));
+  DeviceInfo info;
+  info.kind = DeviceInfo::Kind::kGpu;
+  info.backend = "cuda";
+  info.name = std::move(properties.name);
+  info.memory_total = properties.memory_total;
+  info.memory_free = properties.memory_free;
+  return info;
+}
+
+class CudaFactory final : public BackendFactory {
+ public:
+  std::vector<DeviceInfo> devices(const BackendContext& context) const override {
+    std::vector<DeviceInfo> found;
+    for (int i = 0; i < cuda::device_count(); ++i) {
+      // A device that cannot be described keeps its number: create() says what is wrong with it.
+      StatusOr<DeviceInfo> info = describe(i);
+      if (!info.ok()) {
+        context.log.log(LogLevel::kWarning, info.status().message());
+        info = DeviceInfo{DeviceInfo::Kind::kGpu, "cuda", "unusable", 0, 0};
+      }
+      found.push_back(*std::move(info));
+    }
+    return found;
+  }
+  StatusOr<std::unique_ptr<Backend>> create(uint32_t index,
+                                            const BackendContext& context) const override {
+    const int count = cuda::device_count();
+    if (index >= static_cast<uint32_t>(count)) {
+      return internal_error("backend cuda has ", count, " devices; number ", index,
+                            " was asked for");
+    }
+    PONDER_ASSIGN_OR_RETURN(DeviceInfo info, describe(static_cast<int>(index)));
+    PONDER_ASSIGN_OR_RETURN(auto device, Device::open(static_cast<int>(index)));
+    return std::make_unique<CudaBackend>(std::move(device), std::move(info), index, context);
+  }
+};
+
+}  // namespace
+
+const BackendFactory* cuda_factory() {
+  static const CudaFactory factory;  // no state, nothing to destroy
+  return &factory;
+}
+
+}  // namespace ponder

@@ -1,0 +1,66 @@
+// How kernels are written here so that the same source also runs on the CPU, where tests check it:
+// CUDA's own names, launches through `launch`, matrix instructions through the functions below.
+// Tests define PONDER_CUDA_EMULATED and bring tests/backends/cuda/emulate.h in first.
+#pragma once
+
+#ifndef PONDER_CUDA_EMULATED
+#include <cuda_runtime.h>
+
+#define PONDER_UNROLL _Pragma("unroll")
+
+namespace ponder::cuda {
+
+template <typename... Params, typename... Args>
+void launch(Stream s, dim3 grid, unsigned threads, void (*kernel)(Params...), Args... args) {
+  kernel<<<grid, threads, 0, static_cast<cudaStream_t>(s)>>>(args...);
+}
+
+// d += a b: a is 16 x 16 (rows), b 16 x 8 (columns), bf16 pairs in 32 bits as PTX's
+// mma.sync.m16n8k16 distributes them. On sm_75, which has no bf16, the products are done one by one.
+__device__ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  const int lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4 * 2;
+  for (int k = 0; k < 16; ++k) {
+    const int low = k % 8, owner = low / 2;
+    const uint32_t a_top = __shfl_sync(~0u, a[k < 8 ? 0 : 2], group * 4 + owner);
+    const uint32_t a_low = __shfl_sync(~0u, a[k < 8 ? 1 : 3], group * 4 + owner);
+    const uint32_t b_one = __shfl_sync(~0u, b[k / 8], pair * 4 + owner);
+    const uint32_t b_two = __shfl_sync(~0u, b[k / 8], (pair + 1) * 4 + owner);
+    const auto half = [low](uint32_t v) {
+      return __uint_as_float(low % 2 != 0 ? v & 0xffff0000u : v << 16);
+    };
+    d[0] = fmaf(half(a_top), half(b_one), d[0]);
+    d[1] = fmaf(half(a_top), half(b_two), d[1]);
+    d[2] = fmaf(half(a_low), half(b_one), d[2]);
+    d[3] = fmaf(half(a_low), half(b_two), d[3]);
+  }
+#endif
+}
+
+}  // namespace ponder::cuda
+#endif
+
+namespace ponder::cuda {
+
+// All lanes get the same bits: the tree is symmetric.
+__device__ inline float warp_sum(float v) {
+  for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(~0u, v, step);
+  return v;
+}
+__device__ inline float warp_max(float v) {
+  for (int step = 16; step > 0; step /= 2) v = fmaxf(v, __shfl_xor_sync(~0u, v, step));
+  return v;
+}
+
+inline unsigned blocks_for(int64_t work, int64_t per_block) {
+  const int64_t blocks = (work + per_block - 1) / per_block;
+  return static_cast<unsigned>(blocks < 65535 * 16 ? blocks : 65535 * 16);  // kernels then loop
+}
+
+}  // namespace ponder::cuda

@@ -1,0 +1,146 @@
+#include "tests/backends/cuda/emulate.h"
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#undef threadIdx
+#undef blockIdx
+
+namespace ponder::cuda::emulation {
+
+Place place;
+
+namespace {
+
+constexpr size_t kStack = size_t{64} << 10;
+constexpr unsigned kMostThreads = 1024;
+
+// A barrier counts arrivals; who comes last lets all pass.
+struct Barrier {
+  unsigned arrived = 0;
+  uint64_t passed = 0;
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  bool done = false;
+};
+
+struct Block {
+  std::vector<Fiber> fibers;
+  unsigned threads = 0, current = 0;
+  ucontext_t scheduler;
+  const std::function<void()>* body = nullptr;
+  Barrier all;
+  Barrier warps[kMostThreads / 32];
+  uint64_t slots[kMostThreads];
+  uint32_t registers[kMostThreads][8];
+  uint64_t steps_without_news = 0;
+};
+Block block;
+
+void enter() {
+  (*block.body)();
+  Fiber& self = block.fibers[block.current];
+  self.done = true;
+  block.steps_without_news = 0;
+  swapcontext(&self.context, &block.scheduler);
+}
+
+void wait(Barrier& barrier, unsigned members) {
+  const uint64_t before = barrier.passed;
+  block.steps_without_news = 0;
+  if (++barrier.arrived == members) {
+    barrier.arrived = 0;
+    ++barrier.passed;
+    return;
+  }
+  const unsigned self = block.current;
+  while (barrier.passed == before) {
+    ++block.steps_without_news;
+    swapcontext(&block.fibers[self].context, &block.scheduler);
+  }
+  block.steps_without_news = 0;
+}
+
+void wait_warp() {
+  const unsigned warp = block.current / 32;
+  const unsigned members = std::min(32u, block.threads - warp * 32);
+  wait(block.warps[warp], members);
+}
+
+void run_block() {
+  for (unsigned i = 0; i < block.threads; ++i) {
+    Fiber& fiber = block.fibers[i];
+    fiber.done = false;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStack;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, enter, 0);
+  }
+  block.steps_without_news = 0;
+  for (bool left = true; left;) {
+    left = false;
+    for (unsigned i = 0; i < block.threads; ++i) {
+      if (block.fibers[i].done) continue;
+      left = true;
+      block.current = i;
+      place.thread = dim3(i);
+      swapcontext(&block.scheduler, &block.fibers[i].context);
+    }
+    if (block.steps_without_news > 4 * uint64_t{kMostThreads}) {
+      std::fprintf(stderr, "emulated kernel: threads of a block wait for different things\n");
+      std::abort();
+    }
+  }
+}
+
+}  // namespace
+
+void run(dim3 grid, unsigned threads, const std::function<void()>& body) {
+  while (block.fibers.size() < threads) {
+    block.fibers.emplace_back().stack = std::make_unique<char[]>(kStack);
+  }
+  block.threads = threads;
+  block.body = &body;
+  place.block_size = dim3(threads);
+  place.grid_size = grid;
+  for (unsigned y = 0; y < grid.y; ++y) {
+    for (unsigned x = 0; x < grid.x; ++x) {
+      place.block = dim3(x, y);
+      run_block();
+    }
+  }
+}
+
+void block_barrier() { wait(block.all, block.threads); }
+
+uint64_t exchange(uint64_t mine, unsigned from) {
+  const unsigned self = block.current;
+  block.slots[self] = mine;
+  wait_warp();
+  const uint64_t got = block.slots[self / 32 * 32 + from];
+  wait_warp();
+  return got;
+}
+
+void gather(const uint32_t* mine, int n, uint32_t* out) {
+  const unsigned self = block.current;
+  std::memcpy(block.registers[self], mine, static_cast<size_t>(n) * 4);
+  wait_warp();
+  for (unsigned i = 0; i < 32; ++i) {
+    std::memcpy(out + i * static_cast<unsigned>(n), block.registers[self / 32 * 32 + i],
+                static_cast<size_t>(n) * 4);
+  }
+  wait_warp();
+}
+
+}  // namespace ponder::cuda::emulation

@@ -1,0 +1,98 @@
+// Runs kernels written for CUDA on the CPU, one block after the other: each thread of a block is a
+// fiber of the one host thread, barriers and warp exchanges switch between them. Slow, exact about
+// who sees whose values when, and the same every time. Include before the kernels' sources.
+#pragma once
+
+#define PONDER_CUDA_EMULATED
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <type_traits>
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct uint4 {
+  uint32_t x, y, z, w;
+};
+
+namespace ponder::cuda::emulation {
+
+// Where the running fiber stands.
+struct Place {
+  dim3 thread, block, block_size, grid_size;
+};
+extern Place place;
+
+// Runs body() for every thread of every block. Ends the test program when threads of a block wait
+// for different things: such a kernel hangs on a device.
+void run(dim3 grid, unsigned threads, const std::function<void()>& body);
+void block_barrier();
+// All lanes give 64 bits and then get those of lane `from`; also a barrier of the warp.
+uint64_t exchange(uint64_t mine, unsigned from);
+// All lanes' registers of a matrix instruction: mine to all, `out` gets 32 lanes' n words each.
+void gather(const uint32_t* mine, int n, uint32_t* out);
+
+}  // namespace ponder::cuda::emulation
+
+#define __global__ static
+#define __device__
+#define __shared__ static
+#define __launch_bounds__(...)
+#define PONDER_UNROLL
+#define threadIdx ::ponder::cuda::emulation::place.thread
+#define blockIdx ::ponder::cuda::emulation::place.block
+#define gridDim ::ponder::cuda::emulation::place.grid_size
+
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+inline float __uint_as_float(uint32_t v) { return std::bit_cast<float>(v); }
+inline uint32_t __float_as_uint(float v) { return std::bit_cast<uint32_t>(v); }
+inline void __syncthreads() { ponder::cuda::emulation::block_barrier(); }
+inline void __syncwarp() { ponder::cuda::emulation::exchange(0, 0); }
+
+template <typename T>
+T __shfl_sync(unsigned, T v, int from) {
+  static_assert(sizeof(T) == 4);
+  return std::bit_cast<T>(static_cast<uint32_t>(ponder::cuda::emulation::exchange(
+      std::bit_cast<uint32_t>(v), static_cast<unsigned>(from) % 32)));
+}
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T v, int bits) {
+  return __shfl_sync(mask, v, static_cast<int>(threadIdx.x % 32) ^ bits);
+}
+
+namespace ponder::cuda {
+
+using std::cos, std::exp, std::fma, std::sin;
+
+template <typename... Params, typename... Args>
+void launch(void*, dim3 grid, unsigned threads, void (*kernel)(Params...), Args... args) {
+  emulation::run(grid, threads, [&] { kernel(args...); });
+}
+
+// The registers' places are those of PTX's mma.m16n8k16.
+inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  uint32_t all[32 * 6];
+  emulation::gather(mine, 6, all);
+  const unsigned lane = threadIdx.x % 32;
+  const auto half = [](uint32_t v, unsigned k) {
+    return std::bit_cast<float>(k % 2 != 0 ? v & 0xffff0000u : v << 16);
+  };
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = lane / 4 + 8 * (i / 2), column = lane % 4 * 2 + i % 2;
+    double sum = static_cast<double>(d[i]);
+    for (unsigned k = 0; k < 16; ++k) {
+      const unsigned owner = k % 8 / 2;
+      const uint32_t left = all[6 * (row % 8 * 4 + owner) + row / 8 + 2 * (k / 8)];
+      const uint32_t right = all[6 * (column * 4 + owner) + 4 + k / 8];
+      sum += static_cast<double>(half(left, k)) * static_cast<double>(half(right, k));
+    }
+    d[i] = static_cast<float>(sum);
+  }
+}
+
+}  // namespace ponder::cuda

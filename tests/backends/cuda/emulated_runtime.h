@@ -1,0 +1,16 @@
+// The emulated device's switches, for tests of failure. One thread at a time.
+#pragma once
+
+#include <cstdint>
+
+namespace ponder::cuda::emulation {
+
+struct Faults {
+  int devices = 1;                  // how many there are
+  uint64_t memory = uint64_t{1} << 40;  // bytes that allocate() gives out before it fails
+  bool lose_device = false;         // the next check finds a kernel fault
+};
+extern Faults faults;
+extern int64_t allocations;  // living ones
+
+}  // namespace ponder::cuda::emulation

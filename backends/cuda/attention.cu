@@ -62,9 +62,9 @@ __global__ void kv_write(Cache c, Rows k, Rows v, const RowPlace* places, const 
 // Softmax as it goes (Milakov and Gimelshein, arXiv 1805.02867): each warp keeps the largest score,
 // the sum of exp(score - largest) and the values so weighted; in the end the warps are joined.
 template <DType kType>
-__global__ void __launch_bounds__(kThreads) attention(Cache c, Rows q, const RowPlace* places,
-                                                     const int32_t* pages, float scale, Rows out,
-                                                     int64_t heads) {
+__global__ void __launch_bounds__(kThreads)
+    attention(Cache c, Rows q, const RowPlace* places, const int32_t* pages, float scale, Rows out,
+              int64_t heads) {
   __shared__ float query[kLargestHead];
   __shared__ float weights[kWarps][32];
   __shared__ int32_t page_of[kWarps][32];
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kThreads) attention(Cache c, Rows q, const Row
     for (int32_t i = 0; i < count; ++i) {
       const uint8_t* at = c.base + page_of[warp][i] * c.page_bytes;
       const int64_t slot = values + (g * c.page_tokens + (first + i) % c.page_tokens) * c.v_dim;
-    PONDER_UNROLL
+      PONDER_UNROLL
       for (int j = 0; j < kPerLane; ++j) {
         const int e = 32 * j + lane;
         if (e < c.v_dim) mean[j] = fmaf(weights[warp][i], load<kType>(at, slot + e), mean[j]);
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kThreads) attention(Cache c, Rows q, const Row
     }
     __syncwarp();
   }
-    PONDER_UNROLL
+  PONDER_UNROLL
   for (int j = 0; j < kPerLane; ++j) joined[warp][32 * j + lane] = mean[j];
   if (lane == 0) {
     largest[warp] = highest;

@@ -62,9 +62,7 @@ class Scratch {
   DeviceBuffer buffer_;
 };
 
-Rows rows_of(const Tensor& t) {
-  return {t.f32(), t.stride[0], t.rank == 3 ? t.stride[1] : 0};
-}
+Rows rows_of(const Tensor& t) { return {t.f32(), t.stride[0], t.rank == 3 ? t.stride[1] : 0}; }
 
 class CudaBackend final : public Backend {
  public:

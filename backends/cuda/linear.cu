@@ -50,33 +50,60 @@ __global__ void widen_rows(Matrix m, const int32_t* indices, Rows out, int64_t r
 template <typename F>
 void with_type(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::kF32: return f.template operator()<F32>();
-    case DType::kF16: return f.template operator()<F16>();
-    case DType::kBF16: return f.template operator()<BF16>();
-    case DType::kF8_E4M3: return f.template operator()<F8>();
-    case DType::kQ4_0: return f.template operator()<BlockQ4_0>();
-    case DType::kQ4_1: return f.template operator()<BlockQ4_1>();
-    case DType::kQ5_0: return f.template operator()<BlockQ5_0>();
-    case DType::kQ5_1: return f.template operator()<BlockQ5_1>();
-    case DType::kQ8_0: return f.template operator()<BlockQ8_0>();
-    case DType::kQ2_K: return f.template operator()<BlockQ2_K>();
-    case DType::kQ3_K: return f.template operator()<BlockQ3_K>();
-    case DType::kQ4_K: return f.template operator()<BlockQ4_K>();
-    case DType::kQ5_K: return f.template operator()<BlockQ5_K>();
-    case DType::kQ6_K: return f.template operator()<BlockQ6_K>();
-    case DType::kIQ4_NL: return f.template operator()<BlockIQ4_NL>();
-    case DType::kIQ4_XS: return f.template operator()<BlockIQ4_XS>();
-    case DType::kIQ1_S: return f.template operator()<BlockIQ1_S>();
-    case DType::kIQ1_M: return f.template operator()<BlockIQ1_M>();
-    case DType::kIQ2_XXS: return f.template operator()<BlockIQ2_XXS>();
-    case DType::kIQ2_XS: return f.template operator()<BlockIQ2_XS>();
-    case DType::kIQ2_S: return f.template operator()<BlockIQ2_S>();
-    case DType::kIQ3_XXS: return f.template operator()<BlockIQ3_XXS>();
-    case DType::kIQ3_S: return f.template operator()<BlockIQ3_S>();
-    case DType::kTQ1_0: return f.template operator()<BlockTQ1_0>();
-    case DType::kTQ2_0: return f.template operator()<BlockTQ2_0>();
-    case DType::kMXFP4: return f.template operator()<BlockMXFP4>();
-    case DType::kI32: return;
+    case DType::kF32:
+      return f.template operator()<F32>();
+    case DType::kF16:
+      return f.template operator()<F16>();
+    case DType::kBF16:
+      return f.template operator()<BF16>();
+    case DType::kF8_E4M3:
+      return f.template operator()<F8>();
+    case DType::kQ4_0:
+      return f.template operator()<BlockQ4_0>();
+    case DType::kQ4_1:
+      return f.template operator()<BlockQ4_1>();
+    case DType::kQ5_0:
+      return f.template operator()<BlockQ5_0>();
+    case DType::kQ5_1:
+      return f.template operator()<BlockQ5_1>();
+    case DType::kQ8_0:
+      return f.template operator()<BlockQ8_0>();
+    case DType::kQ2_K:
+      return f.template operator()<BlockQ2_K>();
+    case DType::kQ3_K:
+      return f.template operator()<BlockQ3_K>();
+    case DType::kQ4_K:
+      return f.template operator()<BlockQ4_K>();
+    case DType::kQ5_K:
+      return f.template operator()<BlockQ5_K>();
+    case DType::kQ6_K:
+      return f.template operator()<BlockQ6_K>();
+    case DType::kIQ4_NL:
+      return f.template operator()<BlockIQ4_NL>();
+    case DType::kIQ4_XS:
+      return f.template operator()<BlockIQ4_XS>();
+    case DType::kIQ1_S:
+      return f.template operator()<BlockIQ1_S>();
+    case DType::kIQ1_M:
+      return f.template operator()<BlockIQ1_M>();
+    case DType::kIQ2_XXS:
+      return f.template operator()<BlockIQ2_XXS>();
+    case DType::kIQ2_XS:
+      return f.template operator()<BlockIQ2_XS>();
+    case DType::kIQ2_S:
+      return f.template operator()<BlockIQ2_S>();
+    case DType::kIQ3_XXS:
+      return f.template operator()<BlockIQ3_XXS>();
+    case DType::kIQ3_S:
+      return f.template operator()<BlockIQ3_S>();
+    case DType::kTQ1_0:
+      return f.template operator()<BlockTQ1_0>();
+    case DType::kTQ2_0:
+      return f.template operator()<BlockTQ2_0>();
+    case DType::kMXFP4:
+      return f.template operator()<BlockMXFP4>();
+    case DType::kI32:
+      return;
   }
 }
 

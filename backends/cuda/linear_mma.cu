@@ -25,9 +25,9 @@ __global__ void round_rows(Rows x, uint16_t* out, int64_t rows, int64_t cols, in
 // them to two instructions: which k meets which is the same on both sides, so it need not be the
 // instruction's own order.
 template <int kTiles>
-__global__ void __launch_bounds__(kThreads) linear_mma(const uint16_t* w, const uint16_t* x,
-                                                      const float* bias, Rows out, int64_t rows,
-                                                      int64_t pitch, int64_t outputs) {
+__global__ void __launch_bounds__(kThreads)
+    linear_mma(const uint16_t* w, const uint16_t* x, const float* bias, Rows out, int64_t rows,
+               int64_t pitch, int64_t outputs) {
   __shared__ float partial[4][kOutputs][8 * kTiles + 1];
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   const int group = lane / 4, pair = lane % 4;

@@ -14,8 +14,7 @@ Status check_values(const WeightData& part, ThreadPool* pool) {
   std::atomic<int64_t> bad{-1};
   pool->parallel_for(static_cast<uint32_t>((elements + kChunk - 1) / kChunk), [&](uint32_t i) {
     const int64_t begin = i * kChunk;
-    const int64_t found =
-        ref::find_non_finite(part, begin, std::min(elements, begin + kChunk));
+    const int64_t found = ref::find_non_finite(part, begin, std::min(elements, begin + kChunk));
     if (found >= 0) bad.store(found, std::memory_order_relaxed);
   });
   return bad.load() >= 0 ? ref::non_finite_error(part, bad.load()) : OkStatus();

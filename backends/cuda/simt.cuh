@@ -16,7 +16,8 @@ void launch(Stream s, dim3 grid, unsigned threads, void (*kernel)(Params...), Ar
 }
 
 // d += a b: a is 16 x 16 (rows), b 16 x 8 (columns), bf16 pairs in 32 bits as PTX's
-// mma.sync.m16n8k16 distributes them. On sm_75, which has no bf16, the products are done one by one.
+// mma.sync.m16n8k16 distributes them. On sm_75, which has no bf16, the products are done one by
+// one.
 __device__ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if __CUDA_ARCH__ >= 800
   asm volatile(

@@ -75,8 +75,8 @@ __device__ inline int k_nibble_of(const uint8_t* qs, int i) {  // of 256 in 128 
 __device__ inline int iq4_level(int n) {
   // kIQ4Values in four words: an array in registers cannot be indexed.
   const uint32_t words[4] = {0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u};
-  return static_cast<int8_t>((n < 8 ? (n < 4 ? words[0] : words[1]) : (n < 12 ? words[2] : words[3])) >>
-                             (n % 4 * 8));
+  return static_cast<int8_t>(
+      (n < 8 ? (n < 4 ? words[0] : words[1]) : (n < 12 ? words[2] : words[3])) >> (n % 4 * 8));
 }
 __device__ inline int mxfp4_level(int n) {
   const int magnitude = static_cast<int>(0xc8643210u >> (n % 8 * 4) & 15);
@@ -98,7 +98,8 @@ __device__ inline float iq2_value(float d, int s, uint32_t entry, uint32_t signs
 }
 __device__ inline float iq1_value(float scale, uint32_t entry, bool negative, int j) {
   const int rank = static_cast<int>(entry >> (2 * j) & 3);  // -1, 0, 1; 3 is not in use and is 0
-  return scale * (static_cast<float>(rank == 3 ? 0 : rank - 1) + (negative ? -kIQ1Delta : kIQ1Delta));
+  return scale *
+         (static_cast<float>(rank == 3 ? 0 : rank - 1) + (negative ? -kIQ1Delta : kIQ1Delta));
 }
 
 __device__ inline float value(const BlockQ4_0& x, int i) {
@@ -191,14 +192,14 @@ __device__ inline float value(const BlockIQ3_XXS& x, int i) {
   const float scale = f16_value(x.d) * (0.5f + static_cast<float>(signs >> 28)) * 0.5f;
   const int rank = grids::kIQ3_XXSGrid[x.qs[i / 4]] >> (3 * (i % 4)) & 7;
   const int level = rank == 7 ? 62 : 8 * rank + 4;
-  return signed_value(scale * static_cast<float>(level), eight_signs(signs >> (7 * k) & 127), i % 8);
+  return signed_value(scale * static_cast<float>(level), eight_signs(signs >> (7 * k) & 127),
+                      i % 8);
 }
 __device__ inline float value(const BlockIQ3_S& x, int i) {
   const int b = i / 32, f = i / 4, both = x.scales[b / 2];
   const float scale =
       f16_value(x.d) * static_cast<float>(1 + 2 * (b % 2 == 0 ? both & 15 : both >> 4));
-  const int rank =
-      grids::kIQ3_SGrid[x.qs[f] | bit_of(x.qh[b], f % 8) << 8] >> (3 * (i % 4)) & 7;
+  const int rank = grids::kIQ3_SGrid[x.qs[f] | bit_of(x.qh[b], f % 8) << 8] >> (3 * (i % 4)) & 7;
   return signed_value(scale * static_cast<float>(2 * rank + 1), x.signs[i / 8], i % 8);
 }
 __device__ inline float value(const BlockIQ1_S& x, int i) {

@@ -6,9 +6,9 @@
 namespace ponder::cuda::emulation {
 
 struct Faults {
-  int devices = 1;                  // how many there are
+  int devices = 1;                      // how many there are
   uint64_t memory = uint64_t{1} << 40;  // bytes that allocate() gives out before it fails
-  bool lose_device = false;         // the next check finds a kernel fault
+  bool lose_device = false;             // the next check finds a kernel fault
 };
 extern Faults faults;
 extern int64_t allocations;  // living ones

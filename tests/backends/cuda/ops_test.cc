@@ -145,7 +145,8 @@ class CudaOps : public ::testing::Test {
     for (int64_t r = 0; r < rows; ++r) {
       double length = 0;
       for (int64_t i = 0; i < k; ++i) {
-        length += double{x[static_cast<size_t>(r * k + i)]} * double{x[static_cast<size_t>(r * k + i)]};
+        length +=
+            double{x[static_cast<size_t>(r * k + i)]} * double{x[static_cast<size_t>(r * k + i)]};
       }
       for (int64_t c = 0; c < n; ++c) {
         const auto i = static_cast<size_t>(r * n + c);
@@ -191,8 +192,11 @@ TEST_F(CudaOps, ProductsOfRaggedShapesInFloat32) {
 }
 
 TEST_F(CudaOps, ProductsOnTheMatrixInstructions) {
-  for (const auto& [n, k, rows] :
-       {std::array<int64_t, 3>{1, 1, 1}, {16, 128, 8}, {17, 129, 9}, {40, 1000, 33}, {64, 384, 130}}) {
+  for (const auto& [n, k, rows] : {std::array<int64_t, 3>{1, 1, 1},
+                                   {16, 128, 8},
+                                   {17, 129, 9},
+                                   {40, 1000, 33},
+                                   {64, 384, 130}}) {
     SCOPED_TRACE(absl::StrCat(n, " x ", k, ", ", rows, " rows"));
     const WeightData w = weight_of(DType::kBF16, n, k);
     compare_linear({&w, 1}, rows, Precision::kAuto);
@@ -211,7 +215,8 @@ TEST_F(CudaOps, MatrixInstructionsRoundTheirInputs) {
 
 TEST_F(CudaOps, StackedPartsOfDifferentTypes) {
   const WeightData parts[] = {weight_of(DType::kQ4_K, 7, 256), weight_of(DType::kF16, 3, 256),
-                              weight_of(DType::kQ6_K, 1, 256), weight_of(DType::kF8_E4M3, 130, 256)};
+                              weight_of(DType::kQ6_K, 1, 256),
+                              weight_of(DType::kF8_E4M3, 130, 256)};
   compare_linear(parts, 3, Precision::kF32);
 }
 
@@ -258,7 +263,8 @@ TEST_F(CudaOps, NormsOfHeadsInsideAWiderMatrixInPlace) {
     return data;
   };
   const auto got = run(cuda_.get()), wanted = run(ref_.get());
-  for (size_t i = 0; i < x.size(); ++i) ASSERT_NEAR(got[i], wanted[i], 16 * kUlp * std::abs(wanted[i]));
+  for (size_t i = 0; i < x.size(); ++i)
+    ASSERT_NEAR(got[i], wanted[i], 16 * kUlp * std::abs(wanted[i]));
 }
 
 TEST_F(CudaOps, Rotations) {
@@ -328,13 +334,17 @@ TEST_F(CudaOps, AttentionOverPages) {
         layer.layout = *backend->kv_layout(shape, dtype);
         std::vector<std::byte> memory(8 * layer.layout.page_bytes + 64, std::byte{0xff});
         layer.base = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
-        EXPECT_TRUE(backend->kv_write({layer, view(k, {kRows, s.g, s.e}), view(v, {kRows, s.g, s.e}),
-                                       &batch}).ok());
+        EXPECT_TRUE(
+            backend
+                ->kv_write({layer, view(k, {kRows, s.g, s.e}), view(v, {kRows, s.g, s.e}), &batch})
+                .ok());
         EXPECT_TRUE(backend->copy_page(layer, 7, 6).ok());
         std::vector<float> out(static_cast<size_t>((4 + kB) * s.h * s.e), NAN);
         if (!alone) {
-          EXPECT_TRUE(backend->attention({view(some, {4 + kB, s.h, s.e}), layer, &last, 0.2f,
-                                          view(out, {4 + kB, s.h * s.e})}).ok());
+          EXPECT_TRUE(backend
+                          ->attention({view(some, {4 + kB, s.h, s.e}), layer, &last, 0.2f,
+                                       view(out, {4 + kB, s.h * s.e})})
+                          .ok());
           return out;
         }
         for (int32_t r = 0; r < 4 + kB; ++r) {

@@ -11,11 +11,12 @@ namespace ponder {
 
 std::span<const BackendFactory* const> builtin_backends() {
   static const BackendFactory* const backends[] = {
-#if defined(PONDER_HAVE_CUDA)
-      cuda_factory(),
-#endif
       onednn_factory(),
       ref_factory(),
+#if defined(PONDER_HAVE_CUDA)
+      // Last until it has been seen to work on a GPU: it is there for whoever asks for it by name.
+      cuda_factory(),
+#endif
   };
   return backends;
 }

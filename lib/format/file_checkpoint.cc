@@ -1,14 +1,51 @@
 #include "lib/format/file_checkpoint.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "lib/base/quote.h"
 
 namespace ponder {
 
+// Memory of tensors that load() read and that nobody has any more, a dozen at the most: fresh pages
+// are slow, and experts on demand want the same few sizes all the time.
+class FileCheckpoint::Shelf {
+ public:
+  // Of this very size; else empty, and one of another size goes.
+  Buffer take(uint64_t bytes) {
+    absl::MutexLock lock(&mutex_);
+    for (Buffer& buffer : buffers_) {
+      if (buffer.size() == bytes) return std::move(buffer);
+    }
+    for (Buffer& buffer : buffers_) {
+      if (buffer.size() != 0) {
+        buffer = Buffer();
+        break;
+      }
+    }
+    return Buffer();
+  }
+  void put(Buffer buffer) {
+    constexpr size_t kWorthwhile = 64 << 10;
+    if (buffer.size() < kWorthwhile) return;
+    absl::MutexLock lock(&mutex_);
+    for (Buffer& place : buffers_) {
+      if (place.size() != 0) continue;
+      place = std::move(buffer);
+      return;
+    }
+  }
+
+ private:
+  absl::Mutex mutex_;
+  std::array<Buffer, 12> buffers_ ABSL_GUARDED_BY(mutex_);  // four experts' matrices
+};
+
 FileCheckpoint::FileCheckpoint(std::shared_ptr<const FileSource> source, Allocator* allocator)
-    : source_(std::move(source)), allocator_(allocator) {}
+    : source_(std::move(source)), allocator_(allocator), shelf_(std::make_shared<Shelf>()) {}
 
 StatusOr<uint32_t> FileCheckpoint::add_file(absl::string_view name, uint64_t size) {
   PONDER_ASSIGN_OR_RETURN(std::shared_ptr<const FileView> view, source_->map(name));
@@ -51,7 +88,7 @@ StatusOr<WeightData> FileCheckpoint::find_slice(absl::string_view name, int64_t 
 
 StatusOr<WeightData> FileCheckpoint::load(absl::string_view name, int64_t slice) const {
   PONDER_ASSIGN_OR_RETURN(Part wanted, part(name, slice));
-  return copy(std::move(wanted));
+  return copy(std::move(wanted), true);
 }
 
 StatusOr<FileCheckpoint::Part> FileCheckpoint::part(absl::string_view name, int64_t slice) const {
@@ -70,7 +107,7 @@ StatusOr<FileCheckpoint::Part> FileCheckpoint::part(absl::string_view name, int6
 
 StatusOr<WeightData> FileCheckpoint::view(Part part) const {
   const File& file = files_[part.tensor->file];
-  if (file.view->data() == nullptr) return copy(std::move(part));
+  if (file.view->data() == nullptr) return copy(std::move(part), false);
   PONDER_ASSIGN_OR_RETURN(WeightData weight, blank(*part.tensor));
   PONDER_RETURN_IF_ERROR(file.view->check());
   const std::byte* data = file.view->data() + part.tensor->offset + part.offset;
@@ -78,23 +115,31 @@ StatusOr<WeightData> FileCheckpoint::view(Part part) const {
   // quantised elements are read byte by byte and may lie anywhere.
   const DTypeInfo type = dtype_info(weight.dtype);
   const auto align = static_cast<uintptr_t>(type.block == 1 ? type.bytes : 1);
-  if (reinterpret_cast<uintptr_t>(data) % align != 0) return copy(std::move(part));
+  if (reinterpret_cast<uintptr_t>(data) % align != 0) return copy(std::move(part), false);
   weight.shape = std::move(part.shape);
   weight.data = data;
   weight.owner = file.view;
   return weight;
 }
 
-StatusOr<WeightData> FileCheckpoint::copy(Part part) const {
+StatusOr<WeightData> FileCheckpoint::copy(Part part, bool reuse) const {
   PONDER_ASSIGN_OR_RETURN(WeightData weight, blank(*part.tensor));
   const std::string& name = part.tensor->name;
-  PONDER_ASSIGN_OR_RETURN(
-      Buffer made, Buffer::create(allocator_, part.bytes, absl::StrCat("tensor ", quote(name))));
-  auto buffer = std::make_shared<Buffer>(std::move(made));
+  Buffer made;
+  if (reuse) made = shelf_->take(part.bytes);
+  if (made.size() != part.bytes) {
+    PONDER_ASSIGN_OR_RETURN(
+        made, Buffer::create(allocator_, part.bytes, absl::StrCat("tensor ", quote(name))));
+  }
+  const auto give_back = [shelf = reuse ? shelf_ : nullptr](Buffer* owned) {
+    if (shelf != nullptr) shelf->put(std::move(*owned));
+    delete owned;
+  };
+  const std::shared_ptr<Buffer> buffer(new Buffer(std::move(made)), give_back);
   PONDER_RETURN_IF_ERROR(read(name, part.offset, buffer->data(), part.bytes));
   weight.shape = std::move(part.shape);
   weight.data = buffer->data();
-  weight.owner = std::move(buffer);
+  weight.owner = buffer;
   return weight;
 }
 

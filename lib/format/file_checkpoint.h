@@ -71,10 +71,13 @@ class FileCheckpoint final : public Checkpoint {
   };
   StatusOr<Part> part(absl::string_view name, int64_t slice) const;
   StatusOr<WeightData> view(Part part) const;
-  StatusOr<WeightData> copy(Part part) const;
+  // `reuse`: in memory that such a tensor has given back, if there is some.
+  StatusOr<WeightData> copy(Part part, bool reuse) const;
+  class Shelf;
 
   std::shared_ptr<const FileSource> source_;
   Allocator* allocator_;
+  std::shared_ptr<Shelf> shelf_;
   std::vector<File> files_;
   std::vector<StoredTensor> tensors_;  // by name
   uint64_t total_bytes_ = 0, parameters_ = 0;

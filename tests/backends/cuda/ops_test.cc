@@ -315,7 +315,8 @@ TEST_F(CudaOps, AttentionOverPages) {
     for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
       SCOPED_TRACE(absl::StrCat("H ", s.h, " G ", s.g, " E ", s.e, " ", dtype_name(dtype)));
       const KvShape shape{1, s.g, s.e, s.e};
-      const std::vector<int32_t> pages_a = {5, 0, 3, 7, 1}, pages_b = {2};
+      // Page 0 is never written: its NaNs show who reads too far.
+      const std::vector<int32_t> pages_a = {5, 4, 3, 7, 1}, pages_b = {2};
       constexpr int32_t kA = 150, kB = 3, kRows = kA + kB;
       auto k = random_floats(static_cast<size_t>(kRows * s.g * s.e), 1, 2.0f);
       auto v = random_floats(static_cast<size_t>(kRows * s.g * s.e), 2);

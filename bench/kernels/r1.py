@@ -41,7 +41,7 @@ def main():
     parser.add_argument("-t", "--threads", type=int, default=4)
     parser.add_argument("--experts", type=int, default=256,
                         help="held in memory; with fewer, fewer rows prefill, as many per expert")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--bandwidth", type=float, help="GB/s of the machine to estimate for")
     parser.add_argument("--bf16", type=float, help="its GFLOP/s in bf16")
@@ -56,11 +56,10 @@ def main():
     for _ in range(args.rounds):
         merged = {}
         for kind in BYTES:  # one after the other: both together may not fit
-            for names in (decode, prefill):
-                found = run(args.program, args.threads, args.experts,
-                            [n.format(kind) for n in names], args.seconds)
-                for name, b in found.items():
-                    merged.setdefault(name, []).append(b)
+            found = run(args.program, args.threads, args.experts,
+                        [n.format(kind) for n in decode + prefill], args.seconds)
+            for name, b in found.items():
+                merged.setdefault(name, []).append(b)
         rounds.append(merged)
 
     def median(name, counter):

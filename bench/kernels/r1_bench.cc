@@ -106,11 +106,19 @@ void run_linear(Backend* b, const PackedWeight* w, std::vector<float>& x, std::v
 // are held; `rows` is scaled down with their number, so that as many rows meet at an expert as if
 // there were 256.
 void r1_mixture(benchmark::State& state, DType dtype) {
-  const auto b = make_backend();
+  // Kept from one number of rows to the next: fresh memory for 256 experts takes its time.
+  static std::unique_ptr<Backend> b;
+  static std::unique_ptr<PackedExperts> packed;
+  static DType packed_type = DType::kF32;
+  if (b == nullptr) b = make_backend();
+  if (packed == nullptr || packed_type != dtype) {
+    packed.reset();
+    packed = b->pack_experts(std::make_unique<Source>(dtype), PackOptions{}).value();
+    packed_type = dtype;
+  }
   const int64_t held = r1_experts();
   const int64_t rows =
       state.range(0) == 1 ? 1 : std::max<int64_t>(1, state.range(0) * held / kExperts);
-  const auto packed = b->pack_experts(std::make_unique<Source>(dtype), PackOptions{}).value();
   const WeightData shared_parts[] = {random_weight(dtype, kWidth, kHidden),
                                      random_weight(dtype, kWidth, kHidden)};
   const auto shared_up = b->pack_linear(shared_parts, PackOptions{}).value();

@@ -7,6 +7,23 @@ namespace ponder::cpu {
 
 namespace {
 
+Storage storage_of(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return kStoreF32;
+    case DType::kF16:
+      return kStoreF16;
+    case DType::kQ8_0:
+      return kStoreQ8_0;
+    default:
+      return kStoreBF16;  // kv_layout refuses all others
+  }
+}
+
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+int64_t head_bytes(DType dtype, int64_t dim) { return dtype_bytes(dtype, dim * kPageTokens); }
+
 // Vectors per unit: enough to use a chunk's keys many times, few enough that all stays in cache.
 constexpr int64_t kUnitVectors = 64;
 
@@ -39,19 +56,18 @@ struct Result {
 }  // namespace
 
 PageShape::PageShape(const KvShape& shape, DType dtype)
-    : storage(dtype == DType::kF32   ? kStoreF32
-              : dtype == DType::kF16 ? kStoreF16
-                                     : kStoreBF16),
+    : storage(storage_of(dtype)),
       heads(shape.heads),
-      k_dim((shape.k_dim + 1) / 2 * 2),
-      v_dim((shape.v_dim + 15) / 16 * 16),
-      k_bytes(k_dim * kPageTokens * storage_bytes(storage)),
-      v_bytes(v_dim * kPageTokens * storage_bytes(storage)) {}
+      k_dim(round_up(shape.k_dim, storage == kStoreQ8_0 ? 32 : 2)),
+      v_dim(round_up(shape.v_dim, storage == kStoreQ8_0 ? 32 : 16)),
+      k_bytes(head_bytes(dtype, k_dim)),
+      v_bytes(head_bytes(dtype, v_dim)) {}
 
 StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) {
-  if (wanted != DType::kF32 && wanted != DType::kF16 && wanted != DType::kBF16) {
+  if (wanted != DType::kF32 && wanted != DType::kF16 && wanted != DType::kBF16 &&
+      wanted != DType::kQ8_0) {
     return unsupported_error("a KV cache of ", dtype_name(wanted),
-                             " is not supported on this device; use f32, f16 or bf16");
+                             " is not supported on this device; use f32, f16, bf16 or q8_0");
   }
   KvLayout layout;
   layout.dtype = wanted;

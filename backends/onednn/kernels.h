@@ -15,9 +15,11 @@
 namespace ponder::cpu {
 
 // How elements are stored; the numbers index the kernel tables below.
-enum Storage : uint8_t { kStoreF32 = 0, kStoreF16 = 1, kStoreBF16 = 2 };
-inline constexpr int kStorages = 3;
+enum Storage : uint8_t { kStoreF32 = 0, kStoreF16 = 1, kStoreBF16 = 2, kStoreQ8_0 = 3 };
+inline constexpr int kStorages = 3;       // of weights and latents
+inline constexpr int kCacheStorages = 4;  // of keys and values: q8_0 too
 
+// Of one element; not for q8_0, whose elements share scales.
 constexpr int64_t storage_bytes(Storage s) { return s == kStoreF32 ? 4 : 2; }
 
 // ---- linear
@@ -56,6 +58,11 @@ struct GemmArgs {
 // A page of P tokens holds per key/value head:
 //   keys    f32, f16: [E'][P]      bf16: [E'/2][P][2]     E' = E rounded up to even
 //   values  f32, f16: [P][F']      bf16: [P/2][F'][2]     F' = values' E rounded up to 16
+// q8_0 has int8 and one f16 scale per 32 elements of a head, E' and F' being E rounded up to 32:
+//   keys    int8 [E'][P], then scales [E'/32][P]
+//   values  int8 [P][F'], then scales [P][F'/32]
+// The scale is the largest magnitude / 127, held at 65504, or a NaN where an element is not finite;
+// an element is the nearest whole multiple of it, up to 127.
 // Keys are taken in chunks of kChunk, each with a softmax of its own; chunks are merged in
 // ascending order. Chunk boundaries are positions, so they do not depend on what a step computes.
 
@@ -133,8 +140,9 @@ struct Kernels {
   // q times scale, zero-padded.
   void (*scale_row)(const float* x, float scale, int64_t n, int64_t n_padded, float* out);
   // One token's key and value of one head into its slot of a page.
-  void (*kv_store[kStorages])(const float* k, int64_t k_dim, const float* v, int64_t v_dim,
-                              int64_t v_padded, int64_t slot, std::byte* k_page, std::byte* v_page);
+  void (*kv_store[kCacheStorages])(const float* k, int64_t k_dim, const float* v, int64_t v_dim,
+                                   int64_t v_padded, int64_t slot, std::byte* k_page,
+                                   std::byte* v_page);
   void (*attend_chunk)(const ChunkArgs& args);
   // Folds a later chunk's (highest, total, out) into an earlier one's.
   void (*merge_chunk)(float* highest, float* total, float* out, float chunk_highest,

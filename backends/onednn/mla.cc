@@ -110,7 +110,7 @@ LatentPage::LatentPage(const KvShape& shape, DType dtype)
 
 StatusOr<KvLayout> latent_layout(const KvShape& shape, DType wanted) {
   if (!is_plain(wanted)) {
-    return unsupported_error("a KV cache of ", dtype_name(wanted),
+    return unsupported_error("a KV cache of latents in ", dtype_name(wanted),
                              " is not supported on this device; use f32, f16 or bf16");
   }
   if (shape.heads != 1) {

@@ -31,7 +31,7 @@ void attend(const AttentionParams& params, const Row& row, int64_t head, double*
     const std::byte* page = page_of(s);
     double score = 0;
     for (int64_t e = 0; e < shape.k_dim; ++e) {
-      score += double{q[e]} * load_element(page, layout.dtype, slot_of(s) * shape.k_dim + e);
+      score += double{q[e]} * load_cached(page, layout.dtype, slot_of(s), shape.k_dim, e);
     }
     scores[s] = score * params.scale;
     highest = std::max(highest, scores[s]);
@@ -44,12 +44,12 @@ void attend(const AttentionParams& params, const Row& row, int64_t head, double*
 
   double* sums = scores + row.position + 1;
   std::fill(sums, sums + shape.v_dim, 0.0);
-  const int64_t values = shape.heads * layout.page_tokens * shape.k_dim;
+  const int64_t keys_bytes =
+      shape.heads * layout.page_tokens * cache_row_bytes(layout.dtype, shape.k_dim);
   for (int64_t s = 0; s <= row.position; ++s) {
-    const std::byte* page = page_of(s);
+    const std::byte* values = page_of(s) + keys_bytes;
     for (int64_t e = 0; e < shape.v_dim; ++e) {
-      sums[e] +=
-          scores[s] * load_element(page, layout.dtype, values + slot_of(s) * shape.v_dim + e);
+      sums[e] += scores[s] * load_cached(values, layout.dtype, slot_of(s), shape.v_dim, e);
     }
   }
   float* out = params.out.f32() + row.row * params.out.stride[0] + head * shape.v_dim;

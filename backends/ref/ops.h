@@ -30,7 +30,11 @@ void swiglu(const SwigluParams& p);
 void add(const AddParams& p);
 void gather_rows(const GatherRowsParams& p);
 
-// A page holds keys [G, P, E], then values [G, P, E].
+// A page holds keys [G, P, E], then values [G, P, E]; in q8_0 each E is cut into blocks of 32, the
+// last one filled up with zeros.
+int64_t cache_row_bytes(DType dtype, int64_t dim);
+// Element `e` of row `row` of what lies at `rows`.
+float load_cached(const std::byte* rows, DType dtype, int64_t row, int64_t dim, int64_t e);
 StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted);
 void kv_write(const KvWriteParams& p);
 Status attention(const AttentionParams& p, Allocator* allocator, ThreadPool* pool);

@@ -309,6 +309,7 @@ void depths(benchmark::internal::Benchmark* b) {
 BENCHMARK_CAPTURE(attention, f16, DType::kF16)->Apply(depths);
 BENCHMARK_CAPTURE(attention, bf16, DType::kBF16)->Apply(depths);
 BENCHMARK_CAPTURE(attention, f32, DType::kF32)->Apply(depths);
+BENCHMARK_CAPTURE(attention, q8_0, DType::kQ8_0)->Apply(depths);
 
 void kv_write(benchmark::State& state) {
   const int64_t rows = state.range(0);

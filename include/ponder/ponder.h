@@ -269,7 +269,13 @@ ponder_status ponder_model_options_set_kv_bytes(ponder_model_options *o, uint64_
 PONDER_API(HANDLE)
 ponder_status ponder_model_options_set_expert_bytes(ponder_model_options *o, uint64_t bytes);
 
-enum { PONDER_KV_AUTO = 0, PONDER_KV_F32 = 1, PONDER_KV_BF16 = 2, PONDER_KV_F16 = 3 };
+enum {
+  PONDER_KV_AUTO = 0,
+  PONDER_KV_F32 = 1,
+  PONDER_KV_BF16 = 2,
+  PONDER_KV_F16 = 3,
+  PONDER_KV_Q8_0 = 4 /* 8 bits, and 16 of scale per 32; not for latent attention */
+};
 
 /* The number type of the KV cache: PONDER_KV_*; default AUTO: what suits device and precision. load
  * gives UNSUPPORTED if the device cannot. */

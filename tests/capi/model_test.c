@@ -19,7 +19,7 @@ static void info_describes_the_model(void) {
   CHECK(info.vocabulary == 320 && info.layers == 5);
   CHECK(info.trained_context == 1024 && info.context > 0 && info.context <= 1024);
   CHECK(info.device == 0 && info.precision == PONDER_PRECISION_F32);
-  CHECK(info.kv_type >= PONDER_KV_F32 && info.kv_type <= PONDER_KV_F16);
+  CHECK(info.kv_type >= PONDER_KV_F32 && info.kv_type <= PONDER_KV_Q8_0);
   CHECK(info.reasons && info.has_template);
   CHECK(info.thought_open.size == 7 && memcmp(info.thought_open.data, "<think>", 7) == 0);
   CHECK(info.thought_close.size == 8 && memcmp(info.thought_close.data, "</think>", 8) == 0);
@@ -141,6 +141,32 @@ static void options_shape_the_model(void) {
   CHECK(info.kv_bytes > 0 && info.kv_bytes <= 4 << 20);
   CHECK(info.kv_type == PONDER_KV_F32);
   ponder_model_release(m);
+}
+
+static void kv_types_take_what_they_say(void) {
+  /* Bytes of 32 numbers; this model's heads are whole multiples of that. */
+  static const struct {
+    int32_t type;
+    uint64_t bytes;
+  } kTypes[] = {{PONDER_KV_F32, 128}, {PONDER_KV_BF16, 64}, {PONDER_KV_F16, 64},
+                {PONDER_KV_Q8_0, 34}};
+  uint64_t f32_bytes = 0;
+  for (size_t i = 0; i < sizeof kTypes / sizeof kTypes[0]; ++i) {
+    ponder_model_options *o = NULL;
+    ponder_model *m = NULL;
+    ponder_model_info info;
+    ponder_error *err = NULL;
+    CHECK_OK(ponder_model_options_create(&o));
+    CHECK_OK(ponder_model_options_set_context(o, 256));
+    CHECK_OK(ponder_model_options_set_kv_type(o, kTypes[i].type));
+    REQUIRE_OK(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, &err), err);
+    ponder_model_options_destroy(o);
+    CHECK_OK(ponder_model_get_info(m, &info, sizeof info));
+    CHECK(info.kv_type == kTypes[i].type);
+    if (i == 0) f32_bytes = info.kv_bytes_per_1000;
+    CHECK(info.kv_bytes_per_1000 * 128 == f32_bytes * kTypes[i].bytes);
+    ponder_model_release(m);
+  }
 }
 
 typedef struct progress {
@@ -429,6 +455,7 @@ int main(int argc, char **argv) {
   RUN(template_source_is_told);
   RUN(loading_says_what_is_wrong);
   RUN(options_shape_the_model);
+  RUN(kv_types_take_what_they_say);
   RUN(progress_counts_up_to_the_total_on_the_loading_thread);
   RUN(progress_can_stop_the_load_at_any_call);
   RUN(text_becomes_tokens_and_text_again);

@@ -1,3 +1,5 @@
+#include <gmock/gmock.h>
+
 #include <map>
 #include <numeric>
 
@@ -10,9 +12,9 @@ struct Heads {
   int64_t h, g, e;
 };
 // Group sizes 1 to 12, head widths of toy and real models.
-const Heads kHeads[] = {{8, 4, 8},  {4, 4, 32}, {6, 3, 48},  {6, 2, 32},  {12, 2, 128},
-                        {7, 1, 64}, {8, 8, 80}, {2, 2, 256}, {12, 1, 96}, {3, 1, 7}};
-const DType kKvTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+const Heads kHeads[] = {{8, 4, 8},  {4, 4, 32},  {6, 3, 48},  {6, 2, 32}, {12, 2, 128}, {7, 1, 64},
+                        {8, 8, 80}, {2, 2, 256}, {12, 1, 96}, {3, 1, 7},  {4, 2, 112}};
+const DType kKvTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0};
 
 // One sequence's whole life: queries, keys and values of every position.
 struct Timeline {
@@ -161,7 +163,7 @@ TEST_P(AttentionConformance, AgreesWithTheReferenceOnRaggedBatches) {
 TEST_P(AttentionConformance, RowsDependOnTheirOwnKeysOnlyBitForBit) {
   const Machine one(GetParam(), 1);
   const Machine four(GetParam(), 4);
-  for (const Heads& heads : {Heads{6, 2, 32}, Heads{12, 2, 128}, Heads{3, 1, 7}}) {
+  for (const Heads& heads : {Heads{6, 2, 32}, Heads{12, 2, 128}, Heads{3, 1, 7}, Heads{8, 4, 80}}) {
     for (DType dtype : kKvTypes) {
       SCOPED_TRACE(absl::StrCat("H ", heads.h, " E ", heads.e, " ", dtype_name(dtype)));
       constexpr int64_t kTokens = 600;
@@ -242,6 +244,49 @@ TEST_P(AttentionConformance, HalfPrecisionCacheHoldsHugeValuesFinite) {
   const auto out = cache.step({{&timeline, &pages, 0, 1}});
   EXPECT_EQ(out[0], 65504.0f);
   EXPECT_EQ(out[1], -65504.0f);
+}
+
+TEST_P(AttentionConformance, CacheOfEightBitsTakesAScalePer32AndRoundsToNearest) {
+  const Machine machine(GetParam(), 1);
+  // Heads of 96: three blocks each of keys and values. Heads of 80 are filled up to 96.
+  for (const int64_t width : {96, 80}) {
+    const auto layout = machine->kv_layout(KvShape{1, 2, width, width}, DType::kQ8_0);
+    ASSERT_TRUE(layout.ok()) << layout.status();
+    EXPECT_EQ(layout->page_bytes, static_cast<uint64_t>(layout->page_tokens) * 2 * 2 * 3 * 34);
+  }
+  const Heads heads{1, 1, 80};
+  Timeline timeline(heads, 1, 3);
+  std::vector<float>& v = timeline.v;
+  std::fill(v.begin(), v.end(), 0.0f);
+  // One row alone: what comes out is what was cached. Scale 1: ties go to even, 127 is the end.
+  v[0] = -127.0f, v[1] = 0.5f, v[2] = 1.5f, v[3] = 126.49f, v[31] = 1.0f;
+  v[32] = 1e9f, v[33] = -1e9f;      // beyond binary16's scale: held
+  v[64] = 1e-12f, v[79] = -1e-12f;  // below it: zero
+  Cache cache(machine, heads, DType::kQ8_0, 2);
+  std::vector<int32_t> pages;
+  const auto out = cache.step({{&timeline, &pages, 0, 1}});
+  std::vector<float> wanted(80, 0.0f);
+  wanted[0] = -127.0f, wanted[2] = 2.0f, wanted[3] = 126.0f, wanted[31] = 1.0f;
+  wanted[32] = 127 * 65504.0f, wanted[33] = -127 * 65504.0f;
+  EXPECT_EQ(out, wanted);
+
+  // What is not finite spoils its own block and no other.
+  Timeline bad = timeline;
+  bad.v[40] = INFINITY;
+  bad.v[70] = NAN;
+  pages.clear();
+  Cache bad_cache(machine, heads, DType::kQ8_0, 2);
+  const auto spoilt = bad_cache.step({{&bad, &pages, 0, 1}});
+  EXPECT_EQ(std::vector<float>(spoilt.begin(), spoilt.begin() + 32),
+            std::vector<float>(wanted.begin(), wanted.begin() + 32));
+  for (size_t i = 32; i < spoilt.size(); ++i) EXPECT_TRUE(std::isnan(spoilt[i])) << i;
+}
+
+TEST_P(AttentionConformance, LatentsAreNotCachedInEightBits) {
+  const Machine machine(GetParam(), 1);
+  const auto layout = machine->kv_layout(KvShape{1, 1, 576, 0}, DType::kQ8_0);
+  EXPECT_EQ(layout.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(layout.status().message(), ::testing::HasSubstr("use f32, f16 or bf16"));
 }
 
 TEST_P(AttentionConformance, UnknownCacheTypesAreRefused) {

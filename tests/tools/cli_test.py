@@ -311,7 +311,8 @@ class Run(Case):
         self.assertEqual(run("ref"), run("cpu"))
 
     def test_kv_type_and_threads_are_taken(self):
-        for extra in (["--kv-type", "f32"], ["--threads", "1"], ["--context", "256"]):
+        for extra in (["--kv-type", "f32"], ["--kv-type", "bf16"], ["--kv-type", "f16"], ["--kv-type", "q8_0"],
+                      ["--threads", "1"], ["--context", "256"]):
             with self.subTest(extra=extra):
                 self.assertEqual(self.events("--max-tokens", "3", *extra, PUZZLE)[-1]["reason"], "length")
 

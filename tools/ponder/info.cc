@@ -17,6 +17,8 @@ const char* kv_type_name(int32_t type) {
       return "bf16";
     case PONDER_KV_F16:
       return "f16";
+    case PONDER_KV_Q8_0:
+      return "q8_0";
     default:
       return "auto";
   }

@@ -421,6 +421,31 @@ StatusOr<std::unique_ptr<Checkpoint>> make_checkpoint(std::shared_ptr<const File
 
 }  // namespace
 
+std::string gguf_name(absl::string_view hugging_face) {
+  absl::string_view rest = hugging_face;
+  absl::string_view layer;
+  if (absl::ConsumePrefix(&rest, "model.layers.")) {
+    const size_t dot = rest.find('.');
+    if (dot == rest.npos) return std::string(hugging_face);
+    layer = rest.substr(0, dot);
+    rest.remove_prefix(dot + 1);
+  }
+  const std::string prefix = layer.empty() ? "" : absl::StrCat("blk.", layer, ".");
+  if (!layer.empty() && rest == "mlp.gate.e_score_correction_bias") {
+    return absl::StrCat(prefix, "exp_probs_b.bias");
+  }
+  const size_t dot = rest.rfind('.');
+  if (dot == rest.npos) return std::string(hugging_face);
+  const absl::string_view stem = rest.substr(0, dot), ending = rest.substr(dot);
+  const auto search = [&](const auto& names) {
+    for (const Name& name : names) {
+      if (name.hugging_face == stem) return absl::StrCat(prefix, name.gguf, ending);
+    }
+    return std::string(hugging_face);
+  };
+  return layer.empty() ? search(kTopNames) : search(kLayerNames);
+}
+
 Status open_gguf(std::shared_ptr<const FileSource> source, absl::string_view file,
                  Allocator* allocator, ModelFiles* files) {
   const std::string what = absl::StrCat(source->where(), "/", excerpt(file, 255));

@@ -207,4 +207,19 @@ StatusOr<TokenizerSpec> tokenizer_spec_from_gguf(GgufTokenizer metadata) {
   return spec;
 }
 
+std::string gguf_pre_tokenizer(const std::vector<std::string>& patterns, bool nfc) {
+  for (const absl::string_view pre :
+       {"qwen2", "llama-bpe", "deepseek-v3", "deepseek-llm", "deepseek-coder", "gpt-2"}) {
+    Spec spec;
+    if (!set_pre_tokenizer(pre, spec).ok()) continue;
+    std::vector<std::string> own;
+    for (const Spec::PreTokenizer& step : spec.pre_tokenizers) {
+      if (step.kind == Spec::PreTokenizer::Kind::kSplit) own.push_back(step.pattern.text);
+    }
+    // llama.cpp does not normalise at all, so a name stands for both.
+    if (own == patterns && (!nfc || !spec.normalizers.empty())) return std::string(pre);
+  }
+  return {};
+}
+
 }  // namespace ponder

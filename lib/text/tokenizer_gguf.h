@@ -36,4 +36,8 @@ struct GgufTokenizer {
 // that the file was made from, which for Qwen2's kind means NFC first.
 StatusOr<TokenizerSpec> tokenizer_spec_from_gguf(GgufTokenizer metadata);
 
+// The other way round: what a GGUF file calls cutting by these regular expressions in this order,
+// byte by byte afterwards, after NFC or not. Empty: it has no name for it.
+std::string gguf_pre_tokenizer(const std::vector<std::string>& patterns, bool nfc);
+
 }  // namespace ponder

@@ -684,6 +684,28 @@ ponder_status ponder_model_score(ponder_model *m, const ponder_token *tokens, si
                                  uint32_t top_n, float *logprobs, ponder_token *top_tokens,
                                  float *top_logprobs, ponder_error **err);
 
+/* ---- quantising ------------------------------------------------------------------------------ */
+
+/* Writes the model at `from`, a folder in the Hugging Face layout (Qwen2, Llama, Qwen3) or a GGUF
+ * file, to the GGUF file `to` with its matrices in another type: "q4_k_m", "q8_0" and so on as
+ * docs/formats/quantization.md lists them. importance is a file made by ponder_calibrate, or NULL.
+ * threads 0: one per physical core. fn (may be NULL) is told the bytes read so far, on the calling
+ * thread. Blocks. `to` appears when it is whole. NOT_FOUND, IO, CORRUPT (a weight that is no number),
+ * UNSUPPORTED, MISMATCH (importance of another model), CANCELLED. */
+PONDER_API(ANY)
+ponder_status ponder_quantize(const char *from, const char *to, const char *type,
+                              const char *importance, uint32_t threads, ponder_progress_fn fn,
+                              void *user, ponder_error **err);
+
+/* Measures on a text, by reading it with the model at `path`, how much each column of each weight
+ * matters, and writes that to the file `to` for ponder_quantize. o may be NULL. fn (may be NULL) is
+ * told the windows of 512 tokens read so far. Blocks; in DRIVE_HOST it drives the runtime meanwhile.
+ * INVALID_ARGUMENT: the text is shorter than a window. Errors as those of load and score. */
+PONDER_API(ANY)
+ponder_status ponder_calibrate(ponder_runtime *rt, const char *path, const ponder_model_options *o,
+                               const char *text, size_t size, const char *to,
+                               ponder_progress_fn fn, void *user, ponder_error **err);
+
 /* ---- numbers --------------------------------------------------------------------------------- */
 
 typedef struct ponder_stats { /* a field without meaning for the object asked is 0 */

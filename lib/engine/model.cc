@@ -5,6 +5,7 @@
 
 #include "lib/engine/engine.h"
 #include "lib/engine/model_tokenizer.h"
+#include "lib/engine/observing_backend.h"
 #include "lib/engine/plan.h"
 #include "lib/exec/loader.h"
 #include "lib/models/registry.h"
@@ -28,7 +29,11 @@ StatusOr<std::shared_ptr<Model>> Model::load(std::shared_ptr<Runtime> runtime,
   std::shared_ptr<Model> model(new Model());
   model->runtime_ = runtime;
   PONDER_ASSIGN_OR_RETURN(const Hints hints, read_hints(options.hints));
-  PONDER_ASSIGN_OR_RETURN(Backend* const backend, runtime->backend(options.device));
+  PONDER_ASSIGN_OR_RETURN(Backend * backend, runtime->backend(options.device));
+  if (options.observer != nullptr) {
+    model->observing_ = make_observing_backend(backend, options.observer);
+    backend = model->observing_.get();
+  }
 
   OpenOptions open;
   open.allocator = runtime->allocator();

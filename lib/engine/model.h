@@ -29,6 +29,7 @@
 namespace ponder::engine {
 
 class Engine;
+class LinearObserver;
 
 struct ModelOptions {
   uint32_t device = 0;      // index into Runtime::devices()
@@ -40,6 +41,7 @@ struct ModelOptions {
   // Nonzero stops the load with cancelled_error. Runs on the loading thread.
   std::function<int32_t(uint64_t done, uint64_t total)> progress;
   std::map<std::string, std::string> hints;  // see Model::load
+  LinearObserver* observer = nullptr;        // sees all inputs of linear layers; outlives the model
 };
 
 struct ModelInfo {
@@ -114,6 +116,7 @@ class Model : public std::enable_shared_from_this<Model> {
   void read_defaults(const ModelFiles& files);
 
   std::shared_ptr<Runtime> runtime_;
+  std::unique_ptr<Backend> observing_;  // in front of the device's, if anybody observes
   ModelInfo info_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<ChatTemplate> template_;  // null: the checkpoint has none

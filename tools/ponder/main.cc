@@ -81,6 +81,9 @@ int run(int argc, char** argv) {
   add_detokenize(app);
   add_render(app);
   add_score(app);
+  add_perplexity(app);
+  add_quantize(app);
+  add_calibrate(app);
   add_bench(app);
   add_info(app);
   add_devices(app);

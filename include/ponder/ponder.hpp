@@ -270,6 +270,18 @@ class ModelOptions : public detail::Setters {
   detail::Handle<ponder_model_options, ponder_model_options_destroy> handle_;
 };
 
+// `importance` may be empty. True: the file `to` is there.
+inline bool quantize(const std::string &from, const std::string &to, const std::string &type,
+                     const std::string &importance = std::string(), std::uint32_t threads = 0,
+                     ponder_progress_fn fn = nullptr, void *user = nullptr,
+                     Error *error = nullptr) {
+  ponder_error *words = nullptr;
+  return detail::check(
+      ponder_quantize(from.c_str(), to.c_str(), type.c_str(),
+                      importance.empty() ? nullptr : importance.c_str(), threads, fn, user, &words),
+      words, error);
+}
+
 struct Scores {
   std::vector<float> logprobs;           // [count - 1]
   std::vector<ponder_token> top_tokens;  // [count * top_n]
@@ -304,6 +316,16 @@ class Model {
                                        sizeof needs, &words),
                   words, error);
     return needs;
+  }
+  // Writes what ponder_calibrate says to the file `to`.
+  static bool calibrate(const Runtime &runtime, const std::string &path,
+                        const ModelOptions &options, Text text, const std::string &to,
+                        ponder_progress_fn fn = nullptr, void *user = nullptr,
+                        Error *error = nullptr) {
+    ponder_error *words = nullptr;
+    return detail::check(ponder_calibrate(runtime.get(), path.c_str(), options.get(), text.data(),
+                                          text.size(), to.c_str(), fn, user, &words),
+                         words, error);
   }
   // Takes over one reference.
   explicit Model(ponder_model *handle) : handle_(handle) {}

@@ -79,6 +79,13 @@ StatusOr<std::string> pre_tokenizer_of(const Json& json) {
   return name;
 }
 
+// Tokens between messages, which llama.cpp's converter takes for control tokens whatever
+// tokenizer.json calls them.
+bool is_marker(absl::string_view text) {
+  return (absl::StartsWith(text, "<|") && absl::EndsWith(text, "|>")) ||
+         (absl::StartsWith(text, "<｜") && absl::EndsWith(text, "｜>"));
+}
+
 Status add_tokenizer(const ModelFiles& files, int64_t vocabulary, Metadata* metadata) {
   constexpr int64_t kNormal = 1, kControl = 3, kUserDefined = 4, kUnused = 5;
   PONDER_ASSIGN_OR_RETURN(const Json json,
@@ -122,9 +129,11 @@ Status add_tokenizer(const ModelFiles& files, int64_t vocabulary, Metadata* meta
       if (id == nullptr || !id->is_number_integer()) {
         return corrupt_error("tokenizer.json: an added token has no id");
       }
-      const bool control = special != nullptr && special->is_boolean() && special->get<bool>();
-      PONDER_RETURN_IF_ERROR(enter(id->get<int64_t>(), text_of(member(token, "content")),
-                                   control ? kControl : kUserDefined));
+      const std::string text = text_of(member(token, "content"));
+      const bool control =
+          (special != nullptr && special->is_boolean() && special->get<bool>()) || is_marker(text);
+      PONDER_RETURN_IF_ERROR(
+          enter(id->get<int64_t>(), text, control ? kControl : kUserDefined));
     }
   }
   for (size_t i = 0; i < tokens.size(); ++i) {

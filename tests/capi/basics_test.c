@@ -158,6 +158,11 @@ static void every_function_refuses_null_handles(void) {
   CHECK_INVALID(ponder_model_detokenize(NULL, &token, 1, &byte, &size));
   CHECK_INVALID(ponder_model_get_token_text(NULL, 0, &byte, &size));
   CHECK_INVALID(ponder_model_score(NULL, &token, 1, 0, &number, NULL, NULL, NULL));
+  CHECK_INVALID(ponder_quantize(NULL, "/tmp/x", "q8_0", NULL, 1, NULL, NULL, NULL));
+  CHECK_INVALID(ponder_quantize(MODEL_PATH, NULL, "q8_0", NULL, 1, NULL, NULL, NULL));
+  CHECK_INVALID(ponder_quantize(MODEL_PATH, "/tmp/x", NULL, NULL, 1, NULL, NULL, NULL));
+  CHECK_INVALID(
+      ponder_calibrate(NULL, MODEL_PATH, NULL, "a", 1, "/tmp/x", no_progress, NULL, NULL));
   CHECK_INVALID(ponder_model_get_stats(NULL, &stats, sizeof stats));
 
   CHECK_INVALID(ponder_chat_create(NULL));

@@ -8,6 +8,7 @@ Run by ctest, one test class a test: cli_test.py CLASS. The environment names th
 import contextlib
 import errno
 import json
+import math
 import os
 import pty
 import re
@@ -331,6 +332,82 @@ class Run(Case):
                     self.assertLess(sum(far) / len(far), bound)
                     run = lambda device: self.events("--device", device, *options, kv, "--greedy", PUZZLE)[-1]["tokens"]
                     self.assertEqual(run("ref"), run("cpu"))
+
+
+class Quantize(Case):
+    """Quantised copies of the shipped model."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+        self.text = os.path.join(self.folder, "text")
+        with open(self.text, "w") as file:
+            for a in range(12, 70):
+                file.write(f"I need {a + 9} from {a} 4 5.\n5+4=9, left {a} 9\n  {a}+9={a + 9} yes\n")
+
+    def quantize(self, kind, *options):
+        out = os.path.join(self.folder, kind + ".gguf")
+        self.ok("quantize", MODEL, out, "--type", kind, *options)
+        return out
+
+    def against(self, file, base):
+        return self.ok_json("perplexity", file, self.text, "--window", "256", "--against", base,
+                            "--json")
+
+    def test_a_quantised_model_solves_and_loses_little(self):
+        base = self.quantize("bf16")
+        last = os.path.getsize(base)
+        for kind, most in (("q8_0", 0.002), ("Q5_K_M", 0.01), ("q4-k-m", 0.03)):
+            file = self.quantize(kind)
+            measured = self.against(file, base)
+            self.assertGreater(measured["against"]["kl_divergence"], 0, kind)
+            self.assertLess(measured["against"]["kl_divergence"], most, kind)
+            self.assertGreater(measured["against"]["same_top"], 0.97, kind)
+            self.assertLess(os.path.getsize(file), last, kind)
+            last = os.path.getsize(file)
+            self.assertIn(b"21", self.ok("run", file, PUZZLE, "--greedy", "-q"))
+
+    def test_perplexity_is_that_of_the_scores(self):
+        measured = self.ok_json("perplexity", MODEL, self.text, "--window", "64", "--json")
+        with open(self.text, "rb") as file:
+            tokens = json.loads(self.ok("tokenize", stdin=file.read()))
+        windows = len(tokens) // 64
+        self.assertEqual(measured["scored"], windows * 31)
+        with self.file([tokens[64 * w:64 * w + 64] for w in range(windows)]) as sequences:
+            lines = self.ok("score", MODEL, "--tokens", sequences).splitlines()
+        losses = [-p for line in lines for p in json.loads(line)["logprobs"][32:]]
+        self.assertAlmostEqual(measured["perplexity"], math.exp(sum(losses) / len(losses)), places=4)
+
+    def test_the_same_tokens_and_words_whatever_the_format(self):
+        base = self.quantize("bf16")
+        words = "Use 3, 7 and 21 to make 42.\n<think>4\u00b2  x</think>".encode()
+        self.assertEqual(self.ok("tokenize", MODEL, stdin=words), self.ok("tokenize", base, stdin=words))
+        self.assertEqual(self.ok("run", MODEL, PUZZLE, "--greedy", "-q"),
+                         self.ok("run", base, PUZZLE, "--greedy", "-q"))
+
+    def test_importance_is_measured_and_used(self):
+        matrix = os.path.join(self.folder, "imatrix.gguf")
+        self.ok("calibrate", MODEL, self.text, matrix)
+        with open(self.quantize("q2_k"), "rb") as file:
+            plain = file.read()
+        with open(self.quantize("q2_k", "--importance", matrix), "rb") as file:
+            self.assertNotEqual(plain[-100000:], file.read()[-100000:])
+
+    def test_failures_leave_no_file(self):
+        out = os.path.join(self.folder, "out.gguf")
+        before = os.listdir(self.folder)
+        for arguments, words in (
+                ((MODEL, out, "--type", "q9"), "q4_k_m"),
+                (("/no/such", out, "--type", "q8_0"), "/no/such"),
+                ((MODEL, "/no/such/out.gguf", "--type", "q8_0"), "/no/such/out.gguf"),
+                ((MODEL, out, "--type", "q4_k", "--importance", self.text), "text")):
+            self.fails(1, "quantize", *arguments, words=[words])
+            self.assertEqual(os.listdir(self.folder), before)
+        base = self.quantize("bf16")
+        self.fails(1, "quantize", base, base, "--type", "q8_0", words=["itself"])
+        self.fails(1, "calibrate", MODEL, os.devnull, out, words=["0 tokens"])
+        self.fails(1, "perplexity", MODEL, os.devnull, words=["0 tokens"])
 
 
 class Reports(Case):

@@ -30,13 +30,11 @@ int32_t show_windows(void*, uint64_t done, uint64_t total) {
 }
 
 void quantize(const QuantizeArguments& args) {
-  ponder_error* words = nullptr;
-  const ponder_status status =
-      ponder_quantize(args.from.c_str(), args.to.c_str(), args.type.c_str(),
-                      args.importance.empty() ? nullptr : args.importance.c_str(), args.threads,
-                      show_bytes, nullptr, &words);
+  Error error;
+  ponder::quantize(args.from, args.to, args.type, args.importance, args.threads, show_bytes,
+                   nullptr, &error);
   diagnostics().clear_progress();
-  if (status != PONDER_OK) throw Error::take(status, words);
+  if (error) throw error;
   output().write(args.to + "  " + human_bytes(std::filesystem::file_size(args.to)) + "\n");
   output().flush();
 }
@@ -51,13 +49,11 @@ void calibrate(const CalibrateArguments& args) {
   const Runtime runtime = args.model.make_runtime();
   const ModelOptions options;
   args.model.apply(runtime, options);
-  const std::string path = args.model.path();
-  ponder_error* words = nullptr;
-  const ponder_status status =
-      ponder_calibrate(runtime.get(), path.c_str(), options.get(), text.data(), text.size(),
-                       args.to.c_str(), show_windows, nullptr, &words);
+  Error error;
+  Model::calibrate(runtime, args.model.path(), options, text, args.to, show_windows, nullptr,
+                   &error);
   diagnostics().clear_progress();
-  if (status != PONDER_OK) throw Error::take(status, words);
+  if (error) throw error;
 }
 
 }  // namespace

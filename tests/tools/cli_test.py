@@ -79,7 +79,8 @@ class Usage(Case):
         text = self.ok("--help").decode()
         commands = re.findall(r"^  ([a-z]+) {4,}", text[text.index("Subcommands:"):], re.M)
         self.assertEqual(sorted(commands), sorted(["run", "chat", "tokenize", "detokenize", "render", "score",
-                                                   "bench", "info", "devices", "eval"]))
+                                                   "perplexity", "quantize", "calibrate", "bench", "info",
+                                                   "devices", "eval"]))
         for command in commands:
             path = [command, "countdown"] if command == "eval" else [command]
             text = self.ok(*path, "--help").decode()

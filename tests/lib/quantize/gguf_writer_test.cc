@@ -14,7 +14,10 @@ namespace fs = std::filesystem;
 
 class GgufWriterTest : public ::testing::Test {
  protected:
-  GgufWriterTest() : folder_(fs::path(::testing::TempDir()) / "gguf_writer_test") {
+  GgufWriterTest()
+      : folder_(fs::path(::testing::TempDir()) /
+                (std::string("gguf_writer_test.") +
+                 ::testing::UnitTest::GetInstance()->current_test_info()->name())) {
     fs::remove_all(folder_);
     fs::create_directories(folder_);
   }

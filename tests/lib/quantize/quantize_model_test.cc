@@ -20,7 +20,10 @@ const std::string kModel = PONDER_SOURCE_DIR "/models/countdown";
 
 class QuantizeModelTest : public ::testing::Test {
  protected:
-  QuantizeModelTest() : folder_(fs::path(::testing::TempDir()) / "quantize_model_test") {
+  QuantizeModelTest()
+      : folder_(fs::path(::testing::TempDir()) /
+                (std::string("quantize_model_test.") +
+                 ::testing::UnitTest::GetInstance()->current_test_info()->name())) {
     fs::remove_all(folder_);
     fs::create_directories(folder_);
   }

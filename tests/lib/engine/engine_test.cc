@@ -3,141 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "lib/base/json.h"
-#include "lib/engine/model.h"
-#include "lib/engine/runtime.h"
-#include "lib/engine/session.h"
-#include "lib/format/file_source.h"
+#include "tests/lib/engine/support.h"
 
 namespace ponder::engine {
 namespace {
-
-const std::string kModel = PONDER_SOURCE_DIR "/models/countdown";
-const std::string kGolden = PONDER_SOURCE_DIR "/tests/data/countdown_golden.json";
-
-// What a generation said, put together from its events.
-struct Outcome {
-  std::string thought, answer;
-  std::vector<int32_t> tokens;         // FINISHED's
-  std::vector<int32_t> event_tokens;   // of the pieces
-  std::vector<float> logprobs;
-  Finish finish = Finish::kNone, closed_by = Finish::kNone;
-  uint32_t prompt_tokens = 0, cached_tokens = 0, thought_tokens = 0, answer_tokens = 0;
-  int prefill_events = 0;
-  Status failure;
-};
-
-Outcome collect(Generation& generation) {
-  Outcome outcome;
-  Event event;
-  while (true) {
-    const auto waited = generation.wait(UINT64_MAX);
-    if (!waited.ok()) {
-      outcome.failure = waited.status();
-      return outcome;
-    }
-    switch (generation.next(&event, &outcome.failure)) {
-      case GenerationState::Next::kEvent:
-        break;
-      case GenerationState::Next::kPending:
-        continue;
-      default:
-        return outcome;
-    }
-    switch (event.kind) {
-      case EventKind::kStarted:
-        outcome.prompt_tokens = event.prompt_tokens;
-        outcome.cached_tokens = event.cached_tokens;
-        break;
-      case EventKind::kPrefill:
-        ++outcome.prefill_events;
-        break;
-      case EventKind::kThought:
-        outcome.thought += event.text;
-        break;
-      case EventKind::kThoughtEnd:
-        outcome.closed_by = event.finish;
-        break;
-      case EventKind::kAnswer:
-        outcome.answer += event.text;
-        break;
-      case EventKind::kFinished:
-        outcome.finish = event.finish;
-        outcome.tokens = event.tokens;
-        outcome.thought_tokens = event.thought_tokens;
-        outcome.answer_tokens = event.answer_tokens;
-        break;
-      default:
-        break;
-    }
-    if (event.kind == EventKind::kThought || event.kind == EventKind::kAnswer) {
-      outcome.event_tokens.insert(outcome.event_tokens.end(), event.tokens.begin(),
-                                  event.tokens.end());
-      outcome.logprobs.insert(outcome.logprobs.end(), event.logprobs.begin(),
-                              event.logprobs.end());
-    }
-  }
-}
-
-std::shared_ptr<Runtime> make_runtime(bool host_driven = false, uint32_t threads = 2) {
-  RuntimeOptions options;
-  options.threads = threads;
-  options.host_driven = host_driven;
-  return Runtime::create(std::move(options)).value();
-}
-
-std::shared_ptr<Model> load(const std::shared_ptr<Runtime>& runtime, ModelOptions options = {},
-                            const std::string& path = kModel) {
-  auto model = Model::load(runtime, open_folder(path).value(), options);
-  EXPECT_TRUE(model.ok()) << model.status();
-  return *model;
-}
-
-// In float32, where the golden texts hold.
-std::shared_ptr<Model> load_exact() {
-  ModelOptions options;
-  options.precision = Precision::kF32;
-  return load(make_runtime(), options);
-}
-
-Request tokens_request(std::vector<int32_t> tokens) {
-  Request request;
-  request.tokens = std::move(tokens);
-  request.temperature = 0;
-  return request;
-}
-
-struct GoldenCase {
-  std::vector<int32_t> prompt, greedy;
-  std::vector<double> margins;
-  std::string message;
-};
-
-std::vector<GoldenCase> golden_cases() {
-  std::ifstream in(kGolden);
-  std::stringstream text;
-  text << in.rdbuf();
-  std::vector<GoldenCase> cases;
-  const Json golden = parse_json(text.str(), kGolden).value();
-  for (const Json& c : golden["cases"]) {
-    cases.push_back({c["prompt_ids"], c["greedy_ids"], c["margins"], c["message"]});
-  }
-  return cases;
-}
-
-// The prompt whose greedy run is longest.
-GoldenCase longest_case() {
-  auto cases = golden_cases();
-  return *std::max_element(cases.begin(), cases.end(), [](const auto& a, const auto& b) {
-    return a.greedy.size() < b.greedy.size();
-  });
-}
 
 void expect_golden(const GoldenCase& c, const std::vector<int32_t>& got) {
   const size_t n = std::min(got.size(), c.greedy.size());

@@ -200,6 +200,7 @@ bool Engine::run_slice_or_throw() {
     run_logits();
   }
   if (!step_) return true;  // the logits were damaged: all done
+  step.busy += absl::Now() - start;
   if (!exec_.status().ok()) {
     abandon(exec_.status());
   } else if (step.next_slice > layers && step.next_logits == step.logit_rows.size()) {
@@ -300,6 +301,15 @@ bool Engine::make_room(Sequence* sequence, int32_t rows) {
   }
 }
 
+int32_t Engine::room_for_drafts(Sequence* sequence, int32_t rows, int32_t wanted) {
+  BlockTable& table = sequence->timeline->table;
+  const int64_t unused = cache_.free_pages() - cache_.cached_pages();
+  const int64_t fit = table.capacity() + unused * cache_.block_size() - table.size() - rows;
+  const auto n = static_cast<int32_t>(std::clamp<int64_t>(fit, 0, wanted));
+  // The page under the next token is this table's own already: there is nothing to copy.
+  return n > 0 && table.reserve(rows + n).missing_pages == 0 ? n : 0;
+}
+
 Timeline* Engine::longest_idle() {
   Timeline* idle = nullptr;
   for (Timeline* t : timelines_) {
@@ -307,6 +317,43 @@ Timeline* Engine::longest_idle() {
     if (idle == nullptr || t->last_used < idle->last_used) idle = t;
   }
   return idle;
+}
+
+std::vector<int32_t> Engine::choose_drafts(int64_t budget) {
+  std::vector<int32_t> counts(running_.size(), 0);
+  std::vector<DraftCandidate> candidates;
+  std::vector<size_t> whose;
+  int32_t deciding = 0;  // sequences of which the step takes one row anyway
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence& s = *running_[i];
+    Speculating& own = s.speculating;
+    own.draft.clear();  // may be there still, of a step that was not to be
+    if (s.ended || s.pending() != 1) continue;
+    ++deciding;
+    // Never more than the limit leaves room for, of which a step gives one without any draft.
+    const std::vector<int32_t>& text = s.timeline->tokens;
+    const int64_t left = static_cast<int64_t>(s.limit) - static_cast<int64_t>(text.size()) - 1;
+    const auto most = static_cast<int32_t>(std::min<int64_t>(own.most, left));
+    if (most < 1 || own.drafter == nullptr) continue;
+    culprit_ = &s;
+    own.kind = std::clamp(own.drafter->propose(text, most, &own.draft), 0, Drafter::kKinds - 1);
+    const auto exists = [this](int32_t id) { return id >= 0 && id < graph_->vocabulary(); };
+    const auto end = std::find_if_not(own.draft.begin(), own.draft.end(), exists);
+    own.draft.resize(static_cast<size_t>(std::min<std::ptrdiff_t>(end - own.draft.begin(), most)));
+    if (own.always) {
+      counts[i] = static_cast<int32_t>(std::clamp<int64_t>(budget, 0, std::ssize(own.draft)));
+      budget -= counts[i];
+      continue;
+    }
+    candidates.push_back({static_cast<int32_t>(own.draft.size()),
+                          &own.acceptance[static_cast<size_t>(own.kind)], 0});
+    whose.push_back(i);
+  }
+  culprit_ = nullptr;
+  if (candidates.empty()) return counts;
+  const std::vector<int32_t> planned = plan_drafts(candidates, deciding, step_times_, budget);
+  for (size_t i = 0; i < whose.size(); ++i) counts[whose[i]] = planned[i];
+  return counts;
 }
 
 bool Engine::plan() {
@@ -317,30 +364,54 @@ bool Engine::plan() {
     ++steps_;
     std::vector<int64_t> pending;
     for (const auto& s : running_) pending.push_back(s->ended ? 0 : s->pending());
-    const std::vector<int32_t> rows = plan_rows(pending, row_budget());
+    int64_t budget = row_budget();
+    // Of the rows that are left after one for each text that is being generated, drafts get half
+    // at the most while a prompt waits for them.
+    const int64_t spare = budget - std::count(pending.begin(), pending.end(), 1);
+    const bool prefills =
+        std::any_of(pending.begin(), pending.end(), [](int64_t n) { return n > 1; });
+    const std::vector<int32_t> drafts = choose_drafts(prefills ? spare / 2 : spare);
+    for (int32_t n : drafts) budget -= n;
+    const std::vector<int32_t> rows = plan_rows(pending, budget);
+    // First everybody's own rows, which may take pages from the idle and the younger.
     std::vector<Sequence*> chosen;
     for (const auto& s : running_) chosen.push_back(s.get());
     for (size_t i = 0; i < chosen.size(); ++i) {
-      Sequence* const s = chosen[i];
-      if (rows[i] == 0) continue;
       // An earlier one of this loop may have taken this one's pages and sent it back to wait.
-      const bool still_running = std::any_of(running_.begin(), running_.end(),
-                                             [s](const auto& r) { return r.get() == s; });
-      if (!still_running) continue;
+      const bool still_running =
+          std::any_of(running_.begin(), running_.end(),
+                      [s = chosen[i]](const auto& r) { return r.get() == s; });
+      culprit_ = chosen[i];
+      if (rows[i] == 0 || !still_running || !make_room(chosen[i], rows[i])) chosen[i] = nullptr;
+    }
+    for (size_t i = 0; i < chosen.size(); ++i) {
+      Sequence* const s = chosen[i];
+      if (s == nullptr) continue;
       culprit_ = s;
-      if (!make_room(s, rows[i])) continue;
       Item item;
+      if (drafts[i] > 0) {
+        const auto& draft = s->speculating.draft;
+        item.draft.assign(draft.begin(), draft.begin() + room_for_drafts(s, rows[i], drafts[i]));
+      }
       item.sequence = s;
       item.first_row = static_cast<int32_t>(step.tokens.size());
-      item.rows = rows[i];
+      item.rows = rows[i] + static_cast<int32_t>(item.draft.size());
       item.first_position = static_cast<int32_t>(s->computed());
       const auto pages = s->timeline->table.pages();
       item.pages.assign(pages.begin(), pages.end());
       item.wants_logits = s->score != nullptr || rows[i] == s->pending();
-      for (int32_t r = 0; r < rows[i]; ++r) {
-        step.tokens.push_back(s->timeline->tokens[static_cast<size_t>(item.first_position + r)]);
+      const std::vector<int32_t>& text = s->timeline->tokens;
+      if (item.wants_logits && s->score == nullptr) item.choices.reserve(item.draft.size() + 1);
+      if (!item.draft.empty() && s->sampler->params().has_penalties()) {
+        item.text.reserve(text.size() + item.draft.size());
+        item.text = text;
+        item.text.insert(item.text.end(), item.draft.begin(), item.draft.end());
+      }
+      for (int32_t r = 0; r < item.rows; ++r) {
+        step.tokens.push_back(r < rows[i] ? text[static_cast<size_t>(item.first_position + r)]
+                                          : item.draft[static_cast<size_t>(r - rows[i])]);
         step.positions.push_back(item.first_position + r);
-        if (s->score != nullptr || (item.wants_logits && r == rows[i] - 1)) {
+        if (s->score != nullptr || (item.wants_logits && r >= rows[i] - 1)) {
           step.logit_rows.push_back(item.first_row + r);
           step.logit_items.push_back(static_cast<int32_t>(step.items.size()));
         }
@@ -354,7 +425,6 @@ bool Engine::plan() {
     reap();
     return false;
   }
-  step.sampled.resize(step.items.size());
   step.started = absl::Now();
   step_.emplace(std::move(step));
   // The vectors have come to rest: now views of them can be taken.
@@ -381,56 +451,101 @@ void Engine::run_logits() {
     abandon(read);
     return;
   }
-  std::vector<Status> results(n);
-  model_->runtime()->pool()->parallel_for(static_cast<uint32_t>(n), [&](uint32_t i) {
-    const auto index = static_cast<size_t>(step.logit_items[step.next_logits + i]);
-    const std::span<const float> row(logits_.as<float>() + i * vocabulary, vocabulary);
+  // A sequence's rows one after the other, for what the drafted tokens prove to be decides over the
+  // next; those that are scored, and different sequences, at the same time.
+  struct Reading {
+    size_t begin, end;
+  };
+  std::vector<Reading> readings;
+  for (size_t i = 0; i < n; ++i) {
+    const int32_t item = step.logit_items[step.next_logits + i];
+    const bool scored = step.items[static_cast<size_t>(item)].sequence->score != nullptr;
+    if (i > 0 && !scored && item == step.logit_items[step.next_logits + i - 1]) {
+      readings.back().end = i + 1;
+    } else {
+      readings.push_back({i, i + 1});
+    }
+  }
+  std::vector<Status> results(readings.size());
+  model_->runtime()->pool()->parallel_for(static_cast<uint32_t>(readings.size()), [&](uint32_t r) {
+    const auto index = static_cast<size_t>(step.logit_items[step.next_logits + readings[r].begin]);
     try {
-      results[i] = read_row(step.items[index], batch.logit_rows[i], row, &step.sampled[index]);
+      for (size_t i = readings[r].begin; i < readings[r].end && results[r].ok(); ++i) {
+        const std::span<const float> row(logits_.as<float>() + i * vocabulary, vocabulary);
+        results[r] = read_row(step.items[index], batch.logit_rows[i], row);
+      }
     } catch (const std::bad_alloc&) {
-      results[i] = no_memory_;
+      results[r] = no_memory_;
     }
   });
-  for (size_t i = 0; i < n; ++i) {
-    Sequence* const s = step.items[static_cast<size_t>(step.logit_items[step.next_logits + i])].sequence;
-    if (!results[i].ok() && !s->ended) fail(s, results[i]);
+  for (size_t r = 0; r < readings.size(); ++r) {
+    const int32_t item = step.logit_items[step.next_logits + readings[r].begin];
+    Sequence* const s = step.items[static_cast<size_t>(item)].sequence;
+    if (!results[r].ok() && !s->ended) fail(s, results[r]);
   }
   step.next_logits += n;
 }
 
-Status Engine::read_row(Item& item, int32_t row, std::span<const float> logits,
-                        SampledToken* sampled) {
+Status Engine::read_row(Item& item, int32_t row, std::span<const float> logits) {
+  if (item.sequence->ended || item.settled) return OkStatus();
+  if (item.sequence->score != nullptr) return score_row(item, row, logits);
+  const Status chosen = choose(item, logits);
+  if (chosen.ok() || item.choices.empty()) return chosen;
+  // After tokens that are good. They are told first, as they would be without a draft; the next step
+  // comes to this row again.
+  item.settled = true;
+  return OkStatus();
+}
+
+Status Engine::score_row(const Item& item, int32_t row, std::span<const float> logits) {
   Sequence& s = *item.sequence;
-  if (s.ended) return OkStatus();
   const std::vector<int32_t>& tokens = s.timeline->tokens;  // nobody changes it while we run
-  if (s.score != nullptr) {
-    const auto position = static_cast<size_t>(item.first_position + row - item.first_row);
-    const bool last = position + 1 == tokens.size();
-    PONDER_ASSIGN_OR_RETURN(RowLogprobs r,
-                            log_softmax_at(logits, last ? 0 : tokens[position + 1], s.score->top_n));
-    if (!last) s.score->logprobs[position] = r.logprob;
-    for (size_t i = 0; i < r.top.size(); ++i) {
-      s.score->top_tokens[position * s.score->top_n + i] = r.top[i].id;
-      s.score->top_logprobs[position * s.score->top_n + i] = r.top[i].logprob;
-    }
-    return OkStatus();
+  const auto position = static_cast<size_t>(item.first_position + row - item.first_row);
+  const bool last = position + 1 == tokens.size();
+  PONDER_ASSIGN_OR_RETURN(RowLogprobs r,
+                          log_softmax_at(logits, last ? 0 : tokens[position + 1], s.score->top_n));
+  if (!last) s.score->logprobs[position] = r.logprob;
+  for (size_t i = 0; i < r.top.size(); ++i) {
+    s.score->top_tokens[position * s.score->top_n + i] = r.top[i].id;
+    s.score->top_logprobs[position * s.score->top_n + i] = r.top[i].logprob;
   }
-  const Constraint constraint = s.gate->next(logits, s.state->close_thought.load());
+  return OkStatus();
+}
+
+// The token after the text and those drafted tokens that proved right, exactly as it would be chosen
+// had they been generated one by one: with its own place's random number, by a copy of the gate that
+// has accepted them. A drafted token is right if it is the one chosen in its place.
+Status Engine::choose(Item& item, std::span<const float> logits) {
+  Sequence& s = *item.sequence;
+  const std::vector<int32_t>& tokens = s.timeline->tokens;
+  const size_t right = item.choices.size();  // so many drafted tokens are
+  Choice choice{{}, *s.gate};
+  if (right > 0) {
+    choice.gate = item.choices.back().gate;
+    choice.gate.accept(item.choices.back().token.id);
+  }
+  const Constraint constraint = choice.gate.next(logits, s.state->close_thought.load());
   SampleInput input;
   input.logits = logits;
+  input.position = tokens.size() + right;
   input.history = tokens;
+  if (!item.text.empty()) input.history = std::span(item.text).first(tokens.size() + right);
   std::vector<int32_t> forbidden;
   if (!constraint.forbidden.empty() || !constraint.marker.empty()) {
     forbidden.assign(constraint.forbidden.begin(), constraint.forbidden.end());
     forbidden.insert(forbidden.end(), constraint.marker.begin(), constraint.marker.end());
   }
   input.forbidden = forbidden;
-  input.position = tokens.size();
   if (constraint.force >= 0) {
-    PONDER_ASSIGN_OR_RETURN(*sampled, s.sampler->forced(input, constraint.force));
+    PONDER_ASSIGN_OR_RETURN(choice.token, s.sampler->forced(input, constraint.force));
   } else {
-    PONDER_ASSIGN_OR_RETURN(*sampled, s.sampler->sample(input));
+    PONDER_ASSIGN_OR_RETURN(choice.token, s.sampler->sample(input));
   }
+  ReasoningGate after = choice.gate;
+  const Accepted accepted = after.accept(choice.token.id);
+  item.settled = accepted.end_of_text || right == item.draft.size() ||
+                 accepted.token != item.draft[right];
+  item.choices.push_back(std::move(choice));
   return OkStatus();
 }
 
@@ -438,19 +553,18 @@ void Engine::commit() {
   Step& step = *step_;
   const absl::Time now = absl::Now();
   const double seconds = absl::ToDoubleSeconds(now - step.started);
-  size_t decoding = 0;
+  size_t decoding = 0, decoded = 0;
   {
     absl::MutexLock lock(&mu_);
     for (Item& item : step.items) {
       Sequence& s = *item.sequence;
       if (s.ended) continue;
       culprit_ = &s;
-      s.timeline->table.advance(item.rows);
-      s.timeline->table.publish(s.timeline->tokens);
       ++s.stats.steps;
-      if (item.rows == 1 && s.stats.steps > 1) ++decoding;
-      const SampledToken& sampled = step.sampled[static_cast<size_t>(&item - step.items.data())];
-      if (sampled.id >= 0) take_token(s, sampled);
+      const bool decodes = item.rows - std::ssize(item.draft) == 1 && s.stats.steps > 1;
+      if (decodes) ++decoding;
+      const size_t given = take_choices(item);
+      if (decodes) decoded += given;
       if (s.ended) continue;
       if (s.score != nullptr) {
         if (s.pending() == 0) finish(&s, Finish::kStop);
@@ -467,7 +581,9 @@ void Engine::commit() {
     ++totals_.steps;
     if (decoding == step.items.size()) {
       decode_s_ += seconds;
-      decode_rows_ += decoding;
+      decode_rows_ += decoded;
+      step_times_.record(static_cast<int32_t>(step.tokens.size()),
+                         absl::ToDoubleSeconds(step.busy));
     } else if (decoding == 0) {
       prefill_s_ += seconds;
       prefill_rows_ += step.tokens.size();
@@ -475,6 +591,47 @@ void Engine::commit() {
   }
   step_.reset();
   reap();
+}
+
+size_t Engine::take_choices(Item& item) {
+  Sequence& s = *item.sequence;
+  BlockTable& table = s.timeline->table;
+  // Only what proved right becomes part of the timeline; the next rows are written over the rest.
+  table.advance(item.rows - static_cast<int32_t>(item.draft.size()));
+  s.stats.drafted_tokens += item.draft.size();
+  totals_.drafted_tokens += item.draft.size();
+  const size_t before = s.timeline->tokens.size();
+  size_t taken = 0;
+  for (const Choice& choice : item.choices) {
+    if (taken > 0) {
+      table.advance(1);
+      ++s.stats.accepted_tokens;
+      ++totals_.accepted_tokens;
+    }
+    ++taken;
+    s.gate = choice.gate;
+    take_token(s, choice.token);
+    if (s.ended) break;
+  }
+  table.publish(s.timeline->tokens);
+  if (!item.draft.empty()) table.truncate(table.size());  // gives back the room of the rejected
+  if (taken > 0) learn(s, before);
+  return taken;
+}
+
+// Compares the drafter's proposal with what was said instead, also where none or few of it were
+// verified: a drafter that has become good is noticed at no cost.
+void Engine::learn(Sequence& s, size_t before) {
+  Speculating& own = s.speculating;
+  const std::span<const int32_t> said = std::span(s.timeline->tokens).subspan(before);
+  const size_t known = std::min(said.size(), own.draft.size());
+  const auto right = std::mismatch(said.begin(), said.begin() + static_cast<std::ptrdiff_t>(known),
+                                   own.draft.begin())
+                         .first -
+                     said.begin();
+  own.acceptance[static_cast<size_t>(own.kind)].record(static_cast<int32_t>(right),
+                                                       right < static_cast<std::ptrdiff_t>(known));
+  own.draft.clear();
 }
 
 void Engine::take_token(Sequence& s, const SampledToken& sampled) {

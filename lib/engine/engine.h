@@ -23,6 +23,7 @@
 #include "absl/synchronization/mutex.h"
 #include "lib/base/allocator.h"
 #include "lib/base/status.h"
+#include "lib/engine/drafting.h"
 #include "lib/engine/generation.h"
 #include "lib/engine/model.h"
 #include "lib/engine/sequence.h"
@@ -73,26 +74,37 @@ class Engine {
   uint32_t context() const { return options_.context; }
 
  private:
-  // One sequence's share of a step.
+  // A token that follows a row, and the gate as it was when the token was chosen.
+  struct Choice {
+    SampledToken token;
+    ReasoningGate gate;
+  };
+  // One sequence's share of a step: rows of tokens that it owns, then rows of drafted ones.
   struct Item {
     Sequence* sequence;
     int32_t first_row;
     int32_t rows;
     int32_t first_position;
     std::vector<int32_t> pages;
-    bool wants_logits;  // of its last row, or of all rows when it scores
+    bool wants_logits;  // of its last own row and the drafted ones, or of all rows when it scores
+    std::vector<int32_t> draft;
+    // The text with the draft, where the sampler looks at it.
+    std::vector<int32_t> text;
+    // What follows the last own row, then what follows each drafted token that proved right.
+    std::vector<Choice> choices;
+    bool settled = false;  // no more choices: the rows left are of drafts that are wrong
   };
   struct Step {
     std::vector<Item> items;
     std::vector<int32_t> tokens, positions, logit_rows;
     std::vector<SequenceSlice> slices;
-    std::vector<SampledToken> sampled;  // [items]; id -1: none
     Batch batch;
     int next_slice = 0;      // 0: begin, 1..L: layers, then logits
     size_t next_logits = 0;  // into logit_rows
     std::vector<int32_t> logit_items;  // [R]: which item each of logit_rows belongs to
     Tensor h;
     absl::Time started;
+    absl::Duration busy;  // spent on it: without what a host does between two polls
   };
 
   Engine(Model* model, Backend* backend, std::unique_ptr<ModelGraph> graph,
@@ -102,16 +114,28 @@ class Engine {
   bool run_slice_or_throw();
   bool plan() ABSL_LOCKS_EXCLUDED(mu_);
   void admit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // How many drafted tokens each of running_ gets in the next step, at most `budget` in all.
+  std::vector<int32_t> choose_drafts(int64_t budget) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Room for `rows` more tokens, taking pages back from the idle and from later sequences; false:
   // not now, and the sequence may have ended.
   bool make_room(Sequence* sequence, int32_t rows) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Room for up to `wanted` drafted tokens after the `rows` that there is room for, without taking
+  // anything that anybody holds or may want to find again. Returns how many fit.
+  int32_t room_for_drafts(Sequence* sequence, int32_t rows, int32_t wanted)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Which idle timeline with pages was used least recently; nullptr: none has any.
   Timeline* longest_idle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Status copy_page(const PageCopy& copy);
   void run_logits();
-  // What one row of logits means for its sequence; touches nothing but the sequence's own state.
-  Status read_row(Item& item, int32_t row, std::span<const float> logits, SampledToken* sampled);
+  // What one row of logits means for its sequence. A sequence's rows are read in order, by one
+  // thread at a time.
+  Status read_row(Item& item, int32_t row, std::span<const float> logits);
+  Status score_row(const Item& item, int32_t row, std::span<const float> logits);
+  Status choose(Item& item, std::span<const float> logits);
   void commit() ABSL_LOCKS_EXCLUDED(mu_);
+  // Returns how many tokens the item's sequence got.
+  size_t take_choices(Item& item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void learn(Sequence& s, size_t before) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void take_token(Sequence& s, const SampledToken& token) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void abandon(const Status& failure);  // every sequence of the step fails
   void reap();  // cancelled and ended sequences leave, their hosts are told
@@ -151,6 +175,7 @@ class Engine {
   uint64_t slice_budget_us_ = 0;
   double us_per_row_ = 0;  // of one layer, as measured
   uint64_t steps_ = 0;
+  StepTimes step_times_;  // of steps in which nobody prefills
 };
 
 }  // namespace ponder::engine

@@ -59,6 +59,7 @@ struct GenerationStats {
   uint64_t steps = 0, preemptions = 0;
   uint64_t prefill_us = 0, decode_us = 0;  // wall time from submission to first token, and after it
   uint64_t decode_tokens = 0;              // tokens that decode_us covers
+  uint64_t drafted_tokens = 0, accepted_tokens = 0;  // verified, and found right
 };
 
 // "Poll again": payload-free, any thread.

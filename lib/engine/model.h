@@ -68,6 +68,7 @@ struct ModelStats {
   uint32_t running = 0, waiting = 0;
   float prefill_tokens_per_s = 0, decode_tokens_per_s = 0;
   ExpertCacheStats experts;  // zeros when all experts stay
+  uint64_t drafted_tokens = 0, accepted_tokens = 0;
 };
 
 struct Scores {

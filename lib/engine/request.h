@@ -15,7 +15,17 @@
 
 namespace ponder::engine {
 
+class Drafter;  // lib/engine/drafter.h
+
 enum class Reasoning : int32_t { kModel = 0, kOff = 1, kOn = 2 };
+
+// Who drafts tokens ahead for the model to verify. The text is the same with all of them.
+enum class Speculation : int32_t {
+  kOff = 0,
+  kNgram = 1,       // what followed the same words earlier in the text
+  kDraftModel = 2,  // the small model that was given to load
+  kMtp = 3,         // the checkpoint's own layer for it
+};
 
 struct Request {
   // The prompt: exactly one of these. A chat is rendered with the model's template; text is
@@ -36,6 +46,13 @@ struct Request {
   uint32_t logprobs = 0;      // top-n alternatives per token; see want_logprobs
   bool want_logprobs = false; // logprobs of the generated tokens
   bool ignore_eos = false;
+
+  Speculation speculation = Speculation::kOff;
+  uint32_t max_draft = 0;  // tokens drafted at a time, at most; 0: as suits the drafter
+  // For tests and measurements. Drafts as much as it may, whatever it costs; and a drafter of the
+  // caller's own, used by the driver, in place of what `speculation` names.
+  bool always_draft = false;
+  std::shared_ptr<Drafter> drafter;
 
   Reasoning reasoning = Reasoning::kModel;
   uint32_t thought_soft = 0, thought_hard = 0;  // thought tokens; 0: no limit

@@ -4,6 +4,7 @@
 // changes it. A Sequence belongs to the driver from the moment it is queued.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <deque>
@@ -13,6 +14,8 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "lib/engine/drafter.h"
+#include "lib/engine/drafting.h"
 #include "lib/engine/generation.h"
 #include "lib/kv/block_table.h"
 #include "lib/sample/blank_trimmer.h"
@@ -79,6 +82,19 @@ class EventWriter {
   std::optional<BlankTrimmer> thought_trimmer_, answer_trimmer_;  // set once a marker was seen
 };
 
+// What a sequence keeps for speculation.
+struct Speculating {
+  int32_t most = 0;  // tokens drafted at a time; 0: no speculation
+  bool always = false;
+  std::shared_ptr<Drafter> drafter;
+  // The drafter's last proposal, of which a step may verify less than all, and its kind.
+  std::vector<int32_t> draft;
+  int32_t kind = 0;
+  // By kind: how often the drafts were right.
+  std::array<Acceptance, Drafter::kKinds> acceptance = {Acceptance(0.4), Acceptance(0.6),
+                                                        Acceptance(0.75)};
+};
+
 struct Sequence {
   std::shared_ptr<GenerationState> state;
   std::shared_ptr<Timeline> timeline;
@@ -90,6 +106,7 @@ struct Sequence {
   std::optional<ReasoningGate> gate;
   std::optional<Sampler> sampler;
   std::optional<EventWriter> writer;
+  Speculating speculating;
   std::shared_ptr<ScoreSink> score;  // set: no sampling, logprobs of the prompt go here
 
   GenerationStats stats;

@@ -11,6 +11,9 @@
 namespace ponder::engine {
 namespace {
 
+// Drafted tokens where the request does not say: n-grams cost nothing to propose.
+constexpr int32_t kNgramDraft = 12;
+
 uint64_t new_seed() {
   try {
     std::random_device device;
@@ -121,6 +124,16 @@ StatusOr<std::shared_ptr<Generation>> Session::submit(const Request& request) {
   sequence->gate.emplace(&reasoning, prompt,
                          [&](int32_t id) { return tokenizer.is_special(id); });
   sequence->sampler.emplace(params, prompt_size);
+  sequence->speculating.always = request.always_draft;
+  sequence->speculating.drafter = request.drafter;
+  if (request.drafter == nullptr && request.speculation == Speculation::kNgram) {
+    sequence->speculating.drafter = std::make_shared<NgramDrafter>();
+  }
+  if (request.speculation != Speculation::kOff || request.drafter != nullptr) {
+    sequence->speculating.most =
+        request.max_draft == 0 ? kNgramDraft
+                               : static_cast<int32_t>(std::min<uint32_t>(request.max_draft, kMaxDraft));
+  }
   EventWriter::Options events;
   events.stops = std::move(stops);
   if (request.chat != nullptr && !request.chat->tools().is_null()) {

@@ -550,6 +550,17 @@ PONDER_API(HANDLE) ponder_status ponder_request_set_logprobs(ponder_request *r, 
 PONDER_API(HANDLE) ponder_status ponder_request_set_ignore_eos(ponder_request *r, int32_t on);
 
 enum {
+  PONDER_SPECULATION_OFF = 0,
+  PONDER_SPECULATION_NGRAM = 1 /* what followed the same words earlier in the prompt or output */
+};
+
+/* PONDER_SPECULATION_*, who guesses tokens ahead for the model to check several in one step; default
+ * OFF. Changes nothing but the speed, whatever the sampling; guesses only while that is faster, at
+ * most max_draft at a time, which counts up to 16; 0: as suits the method. */
+PONDER_API(HANDLE)
+ponder_status ponder_request_set_speculation(ponder_request *r, int32_t method, uint32_t max_draft);
+
+enum {
   PONDER_REASONING_MODEL = 0, /* as template and model have it */
   PONDER_REASONING_OFF = 1,   /* no thinking phase: an open thought is closed at once */
   PONDER_REASONING_ON = 2     /* a thought is opened if the template did not */
@@ -718,6 +729,8 @@ typedef struct ponder_stats { /* a field without meaning for the object asked is
   /* Of a model with set_expert_bytes: the limit and what is held now; experts that steps wanted and
    * found or had to read; bytes read from the files for that. */
   uint64_t expert_bytes, expert_bytes_used, expert_hits, expert_misses, expert_bytes_read;
+  /* With set_speculation: tokens that were guessed and checked, and those of them that were right. */
+  uint64_t drafted_tokens, accepted_tokens;
 } ponder_stats;
 
 /* Of all generations of a model since it was loaded. */

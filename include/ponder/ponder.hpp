@@ -514,6 +514,9 @@ class Request : public detail::Setters {
   Request &ignore_eos(bool on = true) {
     return set_(ponder_request_set_ignore_eos(get(), on ? 1 : 0));
   }
+  Request &speculation(int32_t method, uint32_t max_draft = 0) {
+    return set_(ponder_request_set_speculation(get(), method, max_draft));
+  }
   Request &reasoning(int32_t mode) { return set_(ponder_request_set_reasoning(get(), mode)); }
   Request &thought_budget(uint32_t soft, uint32_t hard) {
     return set_(ponder_request_set_thought_budget(get(), soft, hard));

@@ -105,6 +105,8 @@ ponder_status ponder_generation_get_stats(const ponder_generation* g, ponder_sta
                  : 0.0F;
     };
     told.prefill_tokens_per_s = rate(known.prompt_tokens - known.cached_tokens, known.prefill_us);
+    told.drafted_tokens = known.drafted_tokens;
+    told.accepted_tokens = known.accepted_tokens;
     told.decode_tokens_per_s = rate(known.decode_tokens, known.decode_us);
     return capi::copy_out(told, stats, stats_size);
   });

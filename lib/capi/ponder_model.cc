@@ -288,6 +288,8 @@ ponder_status ponder_model_get_stats(const ponder_model* m, ponder_stats* stats,
     told.expert_hits = known.experts.hits;
     told.expert_misses = known.experts.misses;
     told.expert_bytes_read = known.experts.bytes_read;
+    told.drafted_tokens = known.drafted_tokens;
+    told.accepted_tokens = known.accepted_tokens;
     return capi::copy_out(told, stats, stats_size);
   });
 }

@@ -145,6 +145,15 @@ ponder_status ponder_request_set_ignore_eos(ponder_request* r, int32_t on) {
   return set(r, true, [&](ponder::engine::Request& request) { request.ignore_eos = on != 0; });
 }
 
+ponder_status ponder_request_set_speculation(ponder_request* r, int32_t method,
+                                             uint32_t max_draft) {
+  return set(r, method >= PONDER_SPECULATION_OFF && method <= PONDER_SPECULATION_NGRAM,
+             [&](ponder::engine::Request& request) {
+               request.speculation = static_cast<ponder::engine::Speculation>(method);
+               request.max_draft = max_draft;
+             });
+}
+
 // ---- reasoning --------------------------------------------------------------------------------
 
 ponder_status ponder_request_set_reasoning(ponder_request* r, int32_t mode) {

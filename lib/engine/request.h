@@ -22,9 +22,7 @@ enum class Reasoning : int32_t { kModel = 0, kOff = 1, kOn = 2 };
 // Who drafts tokens ahead for the model to verify. The text is the same with all of them.
 enum class Speculation : int32_t {
   kOff = 0,
-  kNgram = 1,       // what followed the same words earlier in the text
-  kDraftModel = 2,  // the small model that was given to load
-  kMtp = 3,         // the checkpoint's own layer for it
+  kNgram = 1,  // what followed the same words earlier in the text
 };
 
 struct Request {

@@ -112,7 +112,7 @@ static const row rows[] = {
     OFFSET(ponder_event, thought_tokens, 108),
     OFFSET(ponder_event, answer_tokens, 112),
 
-    SIZE(ponder_stats, 144),
+    SIZE(ponder_stats, 160),
     OFFSET(ponder_stats, prompt_tokens, 0),
     OFFSET(ponder_stats, cached_tokens, 8),
     OFFSET(ponder_stats, thought_tokens, 16),
@@ -133,6 +133,8 @@ static const row rows[] = {
     OFFSET(ponder_stats, expert_hits, 120),
     OFFSET(ponder_stats, expert_misses, 128),
     OFFSET(ponder_stats, expert_bytes_read, 136),
+    OFFSET(ponder_stats, drafted_tokens, 144),
+    OFFSET(ponder_stats, accepted_tokens, 152),
 };
 
 /* Constants are part of the ABI as well: compiled into programs, never renumbered. */
@@ -178,6 +180,8 @@ static const row constants[] = {
     {"PONDER_REASONING_MODEL", PONDER_REASONING_MODEL, 0},
     {"PONDER_REASONING_OFF", PONDER_REASONING_OFF, 1},
     {"PONDER_REASONING_ON", PONDER_REASONING_ON, 2},
+    {"PONDER_SPECULATION_OFF", PONDER_SPECULATION_OFF, 0},
+    {"PONDER_SPECULATION_NGRAM", PONDER_SPECULATION_NGRAM, 1},
     {"PONDER_EVENT_STARTED", PONDER_EVENT_STARTED, 1},
     {"PONDER_EVENT_PREFILL", PONDER_EVENT_PREFILL, 2},
     {"PONDER_EVENT_THOUGHT", PONDER_EVENT_THOUGHT, 3},

@@ -193,6 +193,7 @@ static void every_function_refuses_null_handles(void) {
   CHECK_INVALID(ponder_request_add_stop(NULL, "a", 1));
   CHECK_INVALID(ponder_request_set_logprobs(NULL, 0));
   CHECK_INVALID(ponder_request_set_ignore_eos(NULL, 1));
+  CHECK_INVALID(ponder_request_set_speculation(NULL, PONDER_SPECULATION_NGRAM, 4));
   CHECK_INVALID(ponder_request_set_reasoning(NULL, PONDER_REASONING_OFF));
   CHECK_INVALID(ponder_request_set_thought_budget(NULL, 1, 1));
   CHECK_INVALID(ponder_request_set_thought_closing(NULL, "a", 1));
@@ -414,6 +415,10 @@ static void request_setters_check_their_values(void) {
   CHECK_INVALID(ponder_request_set_logprobs(r, 1001));
   CHECK_INVALID(ponder_request_set_logprobs(r, -2));
   CHECK_OK(ponder_request_set_ignore_eos(r, 1));
+  CHECK_OK(ponder_request_set_speculation(r, PONDER_SPECULATION_NGRAM, UINT32_MAX));
+  CHECK_OK(ponder_request_set_speculation(r, PONDER_SPECULATION_OFF, 0));
+  CHECK_INVALID(ponder_request_set_speculation(r, 2, 0));
+  CHECK_INVALID(ponder_request_set_speculation(r, -1, 0));
 
   CHECK_OK(ponder_request_set_reasoning(r, PONDER_REASONING_ON));
   CHECK_INVALID(ponder_request_set_reasoning(r, 3));

@@ -549,6 +549,47 @@ static void ignore_eos_goes_on(void) {
   ponder_session_destroy(s);
 }
 
+/* Whether guesses are made hangs on the clock; what is said does not. */
+static void speculation_changes_no_token(void) {
+  static const float temperatures[] = {0, 1.2f};
+  int i;
+  for (i = 0; i < 2; ++i) {
+    ponder_request *r = ask_greedily(long_puzzle);
+    ponder_session *s = new_session();
+    ponder_generation *g = NULL;
+    ponder_event ev;
+    ponder_stats stats;
+    ponder_status st;
+    transcript plain, guessed;
+    CHECK_OK(ponder_request_set_temperature(r, temperatures[i]));
+    CHECK_OK(ponder_request_set_seed(r, 11));
+    CHECK_OK(ponder_request_set_ignore_eos(r, 1));
+    CHECK_OK(ponder_request_set_max_tokens(r, 400));
+    run_request(s, r, &plain);
+    CHECK_OK(ponder_request_set_speculation(r, PONDER_SPECULATION_NGRAM, 0));
+    run_request(s, r, &guessed);
+    check_whole(&guessed);
+    CHECK(same_tokens(&plain, &guessed));
+    CHECK(strcmp(plain.thought, guessed.thought) == 0 && strcmp(plain.answer, guessed.answer) == 0);
+    CHECK_OK(ponder_session_submit(s, r, &g, NULL));
+    do {
+      CHECK_OK(ponder_generation_wait(g, PONDER_FOREVER));
+      while ((st = ponder_generation_next(g, &ev, sizeof ev, NULL)) == PONDER_OK) {
+      }
+    } while (st == PONDER_PENDING);
+    CHECK(st == PONDER_DONE);
+    CHECK_OK(ponder_generation_get_stats(g, &stats, sizeof stats));
+    CHECK(stats.accepted_tokens <= stats.drafted_tokens);
+    /* A step gives one token and those that were guessed right. */
+    CHECK(stats.steps + stats.accepted_tokens == 400);
+    CHECK_OK(ponder_model_get_stats(shared_model, &stats, sizeof stats));
+    CHECK(stats.accepted_tokens <= stats.drafted_tokens);
+    ponder_generation_destroy(g);
+    ponder_request_destroy(r);
+    ponder_session_destroy(s);
+  }
+}
+
 static void logprobs_agree_with_score(void) {
   ponder_request *r = NULL;
   ponder_session *s = new_session();
@@ -882,6 +923,7 @@ int main(int argc, char **argv) {
   RUN(favoured_tokens_come);
   RUN(stop_texts_end_the_answer_and_are_not_told);
   RUN(ignore_eos_goes_on);
+  RUN(speculation_changes_no_token);
   RUN(logprobs_agree_with_score);
   RUN(sessions_reuse_what_they_hold);
   RUN(sessions_fork_and_truncate);

@@ -318,6 +318,15 @@ class Run(Case):
             with self.subTest(extra=extra):
                 self.assertEqual(self.events("--max-tokens", "3", *extra, PUZZLE)[-1]["reason"], "length")
 
+    def test_speculation_changes_no_token(self):
+        options = ("--seed", "5", "--ignore-eos", "--max-tokens", "300", PUZZLE)
+        plain = self.events(*options)[-1]
+        guessed = self.events("--speculation", "ngram", "--max-draft", "8", *options)[-1]
+        self.assertEqual(guessed["tokens"], plain["tokens"])
+        self.assertNotIn("drafted_tokens", plain["stats"])
+        stats = guessed["stats"]
+        self.assertEqual(stats["steps"] + stats.get("accepted_tokens", 0), 300)
+        self.fails(2, "run", "--speculation", "oracle", PUZZLE)
 
     def test_cache_types_agree_on_both_cpu_devices_and_with_f32(self):
         options = ("--precision", "f32", "--kv-type")

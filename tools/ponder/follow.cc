@@ -184,6 +184,10 @@ Json finished_json(const Outcome& outcome) {
                  {"decode_s", static_cast<double>(s.decode_us) / 1e6},
                  {"prefill_tokens_per_s", s.prefill_tokens_per_s},
                  {"decode_tokens_per_s", s.decode_tokens_per_s}}}};
+  if (s.drafted_tokens > 0) {
+    json["stats"]["drafted_tokens"] = s.drafted_tokens;
+    json["stats"]["accepted_tokens"] = s.accepted_tokens;
+  }
   if (s.expert_bytes > 0) {
     json["experts"] = {{"bytes", s.expert_bytes},
                        {"bytes_used", s.expert_bytes_used},
@@ -278,6 +282,10 @@ std::string statistics_line(const Outcome& outcome) {
   if (outcome.thought_end == PONDER_FINISH_HOST) line += ", thought closed by you";
   if (outcome.finish == PONDER_FINISH_LENGTH) line += ", cut off at the token limit";
   if (outcome.finish == PONDER_FINISH_CANCELLED) line += ", cancelled";
+  if (s.drafted_tokens > 0) {
+    line += "; " + std::to_string(s.accepted_tokens) + " of " + std::to_string(s.drafted_tokens) +
+            " guessed tokens right";
+  }
   if (s.expert_bytes > 0) {
     line += "; experts: " + std::to_string(s.expert_hits) + " in memory, " +
             std::to_string(s.expert_misses) + " read (" + human_bytes(s.expert_bytes_read) + ")";

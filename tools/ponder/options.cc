@@ -186,6 +186,17 @@ void SamplingArguments::add_options(CLI::App& app, bool with_seed) {
   app.add_flag("--think", think, "Think even where the template does not ask for it")
       ->group(thinking)
       ->excludes(off);
+
+  const std::string speed = "Speed";
+  app.add_option("--speculation", speculation,
+                 "Guess tokens ahead where that is faster: off; ngram: what followed the same words "
+                 "earlier. The text stays the same")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"off", "ngram"}))
+      ->group(speed);
+  app.add_option("--max-draft", max_draft, "Most tokens to guess at a time; 0: as suits the method")
+      ->capture_default_str()
+      ->group(speed);
 }
 
 void SamplingArguments::apply(Request& target) const {
@@ -213,6 +224,10 @@ void SamplingArguments::apply(Request& target) const {
                             : think  ? PONDER_REASONING_ON
                                      : PONDER_REASONING_MODEL;
   check(ponder_request_set_reasoning(request, reasoning), "--think, --no-think");
+  check(ponder_request_set_speculation(
+            request, speculation == "ngram" ? PONDER_SPECULATION_NGRAM : PONDER_SPECULATION_OFF,
+            max_draft),
+        "--speculation");
 }
 
 std::string device_id(const ponder_device_info& info) {

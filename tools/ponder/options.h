@@ -54,6 +54,8 @@ struct SamplingArguments {
   uint32_t max_tokens = 0;
   uint32_t think_soft = 0, think_hard = 0;
   std::string think_closing;
+  std::string speculation = "off";
+  uint32_t max_draft = 0;
   bool greedy = false, no_think = false, think = false;
 
   // with_seed: false where the command has a --seed of its own.

@@ -84,6 +84,7 @@ static ponder_status attempt(int32_t drive) {
   if (st == PONDER_OK) st = ponder_request_set_chat(r, c);
   if (st == PONDER_OK) st = ponder_request_set_thought_budget(r, 0, 4);
   if (st == PONDER_OK) st = ponder_request_set_logprobs(r, 2);
+  if (st == PONDER_OK) st = ponder_request_set_speculation(r, PONDER_SPECULATION_NGRAM, 4);
   if (st == PONDER_OK) st = ponder_request_add_stop(r, "=", 1);
   if (st == PONDER_OK) st = ponder_request_set_max_tokens(r, 8);
   if (st == PONDER_OK) st = ponder_session_submit(s, r, &g, &err);

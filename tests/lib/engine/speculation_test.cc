@@ -313,7 +313,7 @@ TEST(Speculation, PreemptedTextsStillSayTheSame) {
   EXPECT_GT(tight->stats().preemptions, 0u);
 }
 
-TEST(Speculation, DraftsTakeNoPageThatAnybodyHolds) {
+TEST(Speculation, DraftsTakeNoPageThatAnybodyHoldsOrMayFind) {
   const auto probe = load(make_runtime());
   const uint64_t token_bytes = probe->info().kv_bytes_per_token;
   Request first = tokens_request({5});
@@ -337,20 +337,24 @@ TEST(Speculation, DraftsTakeNoPageThatAnybodyHolds) {
     ModelOptions options;
     options.context = 512;
     options.kv_bytes = total * page * token_bytes;
-    const auto model = load(make_runtime(), options);
-    ASSERT_EQ(model->info().kv_bytes, options.kv_bytes);
-    // An idle session holds all other pages.
-    const auto holder = Session::create(model).value();
-    Request holds = tokens_request(std::vector<int32_t>((total - pages) * page, 220));
-    holds.max_tokens = 1;
-    collect(*holder->submit(holds).value());
-    GenerationStats stats;
-    const Outcome o = run(model, drafted(talks, std::make_shared<Liar>(), 16), &stats);
-    EXPECT_EQ(o.script, plain.script);
-    EXPECT_GT(stats.drafted_tokens, 0u);
-    Request again = holds;
-    again.tokens->push_back(7);
-    EXPECT_EQ(collect(*holder->submit(again).value()).cached_tokens, (total - pages) * page);
+    // All other pages belong to an idle session, or to nobody but can be found by their text.
+    for (const bool held : {true, false}) {
+      const auto model = load(make_runtime(), options);
+      ASSERT_EQ(model->info().kv_bytes, options.kv_bytes);
+      auto holder = Session::create(model).value();
+      Request holds = tokens_request(std::vector<int32_t>((total - pages) * page, 220));
+      holds.max_tokens = 1;
+      collect(*holder->submit(holds).value());
+      if (!held) holder = Session::create(model).value();
+      GenerationStats stats;
+      const Outcome o = run(model, drafted(talks, std::make_shared<Liar>(), 16), &stats);
+      EXPECT_EQ(o.script, plain.script);
+      EXPECT_GT(stats.drafted_tokens, 0u);
+      Request again = holds;
+      again.tokens->push_back(7);
+      EXPECT_EQ(collect(*holder->submit(again).value()).cached_tokens, (total - pages) * page)
+          << (held ? "held" : "findable");
+    }
     tried = true;
   }
   EXPECT_TRUE(tried) << "no golden text ends near the end of a page of " << page;

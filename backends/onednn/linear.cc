@@ -19,6 +19,8 @@ constexpr int64_t kF8Tile = 128;
 constexpr int64_t kRowsCutAlongK = 16;
 constexpr int64_t kRowsPerPiece = 64;
 constexpr int64_t kPiecesPerTask = 8;
+// Up to so many rows expanding a block of quantised weights fetches from the next one.
+constexpr int64_t kRowsFetchedEarly = 2;
 // Nanoseconds of work below which a piece costs more to hand out than it evens out.
 constexpr double kPieceWork = 1500;
 
@@ -461,7 +463,7 @@ Status Linear::form_rows(std::span<const LinearInput> inputs) {
             kernels_->round_bf16(x, input.cols, round_up(input.cols, 4), f.bf16 + r * f.stride);
             break;
           case RowForm::Kind::kBytes: {
-            const QuantFormat format = {0, 0, f.form.sub, f.form.group, f.form.offset, false};
+            const QuantFormat format = {0, 0, f.form.sub, f.form.group, f.form.offset, false, 0};
             QuantRows row = f.bytes;
             row.q += r * row.ldq;
             row.scale += r * row.ld_group;
@@ -741,9 +743,10 @@ void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
   const Segment& s = *job.s;
   // Rows of the output lie far apart; sums that are added to meanwhile lie together.
   float* const sums = reinterpret_cast<float*>(room + sizeof(Room));
+  const QuantFormat& format = kQuantFormats[s.quant];
   QuantGemmArgs q{};
-  q.sub = kQuantFormats[s.quant].sub;
-  q.group = kQuantFormats[s.quant].group;
+  q.sub = format.sub;
+  q.group = format.group;
   q.m = g.m;
   q.ld_before = kPanel;
   q.x = job.rows->bytes;
@@ -751,10 +754,14 @@ void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
   q.x.scale += first * q.x.ld_group;
   q.x.start += first * q.x.ld_sub;
   q.x.sum += first * q.x.ld_sub;
+  // For few rows much of the time goes into expanding, which then fetches most of what is next; with
+  // more rows multiplying leaves time enough for all of it.
+  const bool few = g.m <= kRowsFetchedEarly;
   const std::byte* b = job.w->panel(s, panel);
   for (int64_t k = 0; k < s.depth; k += s.block) {
     q.k = std::min(s.block, s.depth - k);
-    q.w = quant_->expand[s.quant](b, q.k, &reinterpret_cast<Room*>(room)->expanded);
+    q.w = quant_->expand[s.quant]({b, few ? block_bytes(s, q.k) : 0}, q.k,
+                                  &reinterpret_cast<Room*>(room)->expanded);
     const bool last = k + q.k == s.depth;
     q.before = k > 0 ? sums : nullptr;
     q.c = last ? g.c : sums;
@@ -764,8 +771,9 @@ void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
     b += block_bytes(s, q.k);
     // The next panel follows, and one thread mostly takes several in a row.
     const int64_t next_k = k + q.k == s.depth ? 0 : k + q.k;
-    q.next = next_k > 0 || panel + 1 < s.panels() ? b : nullptr;
-    q.next_bytes = block_bytes(s, std::min(s.block, s.depth - next_k));
+    const int64_t fetched = few ? q.k / format.unit * format.first * kPanel : 0;
+    q.next = next_k > 0 || panel + 1 < s.panels() ? b + fetched : nullptr;
+    q.next_bytes = block_bytes(s, std::min(s.block, s.depth - next_k)) - fetched;
     quant_->gemm(q);
     q.x.q += q.k;
     q.x.scale += (q.k + q.group - 1) / q.group;
@@ -798,7 +806,8 @@ void Linear::run_floats(const Job& job, int64_t panel, GemmArgs g, int64_t first
         break;
       case Segment::Form::kQuant:
         quant_->to_floats(
-            quant_->expand[s.quant](static_cast<const std::byte*>(g.b), g.k, &scratch->expanded),
+            quant_->expand[s.quant]({static_cast<const std::byte*>(g.b), 0}, g.k,
+                                    &scratch->expanded),
             kQuantFormats[s.quant], g.k, scratch->floats);
         break;
       case Segment::Form::kF8: {

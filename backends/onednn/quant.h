@@ -74,35 +74,43 @@ struct QuantFormat {
   int32_t group;    // inputs that share an activation scale: 32 or 256
   int32_t offset;
   bool has_min;
+  int32_t first;    // bytes of a stored block that come first, and that expanding fetches ahead
 };
 
 // Indexed by QuantType.
 inline constexpr QuantFormat kQuantFormats[kQuantTypes] = {
-    // unit, bytes, sub, group, offset, has_min
-    {32, 18, 32, 32, 8, false},
-    {32, 20, 32, 32, 0, true},
-    {32, 22, 32, 32, 16, false},
-    {32, 24, 32, 32, 0, true},
-    {32, 34, 32, 32, 128, false},
-    {256, 84, 16, 256, 0, true},
-    {256, 110, 16, 256, 4, false},
-    {256, 144, 32, 256, 0, true},
-    {256, 176, 32, 256, 0, true},
-    {256, 210, 16, 256, 32, false},
-    {32, 18, 32, 32, 128, false},
-    {256, 136, 32, 256, 128, false},
-    {32, 17, 32, 32, 12, false},
+    // unit, bytes, sub, group, offset, has_min, first
+    {32, 18, 32, 32, 8, false, 16},
+    {32, 20, 32, 32, 0, true, 16},
+    {32, 22, 32, 32, 16, false, 16},
+    {32, 24, 32, 32, 0, true, 16},
+    {32, 34, 32, 32, 128, false, 0},
+    {256, 84, 16, 256, 0, true, 64},
+    {256, 110, 16, 256, 4, false, 64},
+    {256, 144, 32, 256, 0, true, 128},
+    {256, 176, 32, 256, 0, true, 128},
+    {256, 210, 16, 256, 32, false, 128},
+    {32, 18, 32, 32, 128, false, 16},
+    {256, 136, 32, 256, 128, false, 128},
+    {32, 17, 32, 32, 12, false, 16},
     // The shift of an eighth makes ninths of both signs: q = 8 * entry +- 1 + 9, scale / 8.
-    {256, 50, 32, 256, 9, false},
-    {256, 56, 16, 256, 9, false},
+    {256, 50, 32, 256, 9, false, 32},
+    {256, 56, 16, 256, 9, false, 32},
     // The largest level of each codebook is the offset.
-    {256, 66, 32, 256, 43, false},
-    {256, 74, 16, 256, 43, false},
-    {256, 82, 16, 256, 43, false},
-    {256, 98, 32, 256, 62, false},
-    {256, 110, 32, 256, 15, false},
-    {256, 54, 32, 256, 1, false},
-    {256, 66, 32, 256, 1, false},
+    {256, 66, 32, 256, 43, false, 64},
+    {256, 74, 16, 256, 43, false, 64},
+    {256, 82, 16, 256, 43, false, 32},
+    {256, 98, 32, 256, 62, false, 64},
+    {256, 110, 32, 256, 15, false, 64},
+    {256, 54, 32, 256, 1, false, 48},
+    {256, 66, 32, 256, 1, false, 64},
+};
+
+// One block of one panel as it is stored. While it is expanded, what lies `ahead` bytes behind its
+// first section is fetched; 0: nothing is.
+struct PackedBlock {
+  const std::byte* data;
+  int64_t ahead;
 };
 
 // One block of one panel, expanded. Scratch memory, but q and the scales may point into the packed
@@ -152,7 +160,7 @@ struct QuantKernels {
   // infinity must give NaN or infinity in every product, never a trap.
   void (*quantize_row)(const float* x, int64_t k, const QuantFormat& format, const QuantRows& out);
   // `packed` is one block of a panel with k inputs.
-  ExpandedBlock (*expand[kQuantTypes])(const std::byte* packed, int64_t k, ExpandRoom* room);
+  ExpandedBlock (*expand[kQuantTypes])(PackedBlock packed, int64_t k, ExpandRoom* room);
   void (*gemm)(const QuantGemmArgs& args);
   // An expanded block as the floats it stands for, in the layout that Kernels::gemm_f32 takes; what
   // dequantize.h defines, bit for bit.

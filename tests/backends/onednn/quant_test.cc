@@ -155,7 +155,7 @@ TEST_P(QuantKernelsTest, ExpandedBlocksAreTheReferenceValuesBitForBit) {
         const std::vector<std::byte> packed = columns.pack(&bad);
         EXPECT_FALSE(bad);
         auto room = std::make_unique<ExpandRoom>();
-        const ExpandedBlock block = kernels_->expand[type()](packed.data(), k, room.get());
+        const ExpandedBlock block = kernels_->expand[type()]({packed.data(), 0}, k, room.get());
         ASSERT_EQ(block.min != nullptr, format().has_min);
         std::vector<float> out(static_cast<size_t>(k * kPanel));
         kernels_->to_floats(block, format(), k, out.data());
@@ -350,7 +350,7 @@ TEST_P(QuantKernelsTest, ProductsFollowTheStatedOrderBitForBit) {
     bool bad = true;
     const std::vector<std::byte> packed = columns.pack(&bad);
     auto room = std::make_unique<ExpandRoom>();
-    const ExpandedBlock block = kernels_->expand[type()](packed.data(), k, room.get());
+    const ExpandedBlock block = kernels_->expand[type()]({packed.data(), 0}, k, room.get());
     for (const int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17}) {
       const Rows rows(kernels_, format(), m, k, static_cast<unsigned>(m));
       for (const int32_t n : {64, 63, 33, 16, 5, 1}) {

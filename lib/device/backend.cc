@@ -23,6 +23,8 @@ StatusOr<std::unique_ptr<PackedExperts>> Backend::pack_experts(std::unique_ptr<E
 StatusOr<std::unique_ptr<ExpertCache>> Backend::make_expert_cache(uint64_t) {
   return without(*this, kExperts);
 }
+Status Backend::start_slice(const Batch&) { return OkStatus(); }
+Status Backend::end_slice() { return OkStatus(); }
 Status Backend::mla_write(const MlaWriteParams&) { return without(*this, kMla); }
 Status Backend::mla_attention(const MlaAttentionParams&) { return without(*this, kMla); }
 Status Backend::route(const RouteParams&) { return without(*this, kExperts); }

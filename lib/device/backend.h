@@ -328,6 +328,11 @@ class Backend {
 
   // Called before the first op of a step; `batch` stays valid until the step's last op.
   virtual Status begin_step(const Batch& batch) = 0;
+  // A step's ops come in slices, a layer each, and between two slices may come those of other
+  // models' steps. A backend may gather a slice's calls and begin their work at its end; end_slice
+  // does not wait for it, but may wait for earlier slices. A slice that failed has no end.
+  virtual Status start_slice(const Batch& batch);
+  virtual Status end_slice();
 
   virtual Status embed(const EmbedParams& p) = 0;
   virtual Status rms_norm(const RmsNormParams& p) = 0;

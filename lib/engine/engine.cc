@@ -199,6 +199,7 @@ bool Engine::run_slice_or_throw() {
   } else if (step.next_logits < step.logit_rows.size()) {
     run_logits();
   }
+  exec_.end_slice();
   if (!step_) return true;  // the logits were damaged: all done
   step.busy += absl::Now() - start;
   if (!exec_.status().ok()) {

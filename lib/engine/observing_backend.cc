@@ -63,6 +63,8 @@ class ObservingBackend final : public Backend {
     return to_->copy_page(cache, from, to);
   }
   Status begin_step(const Batch& batch) override { return to_->begin_step(batch); }
+  Status start_slice(const Batch& batch) override { return to_->start_slice(batch); }
+  Status end_slice() override { return to_->end_slice(); }
   Status embed(const EmbedParams& p) override { return to_->embed(p); }
   Status rms_norm(const RmsNormParams& p) override { return to_->rms_norm(p); }
   Status rope_table(const RopeTableParams& p) override { return to_->rope_table(p); }

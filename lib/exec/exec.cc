@@ -13,12 +13,22 @@ void Exec::begin_step(const Batch& batch) {
   status_ = OkStatus();
   step_used_ = 0;
   rope_tables_.clear();
+  batch_ = &batch;
+  in_slice_ = false;
   if (live()) run(backend_->begin_step(batch));
 }
 
 void Exec::start_slice(int index) {
+  end_slice();
   half_ = index & 1;
   half_used_ = 0;
+  if (live()) run(backend_->start_slice(*batch_));
+  in_slice_ = true;
+}
+
+void Exec::end_slice() {
+  if (in_slice_ && live()) run(backend_->end_slice());
+  in_slice_ = false;
 }
 
 bool Exec::expect(bool ok, absl::string_view op, const Tensor& x, absl::string_view wanted) {

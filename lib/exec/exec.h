@@ -79,7 +79,8 @@ class Exec {
 
   // ---- for the runner: begin_step, then start_slice(0), (1), ... around begin, each layer, end ----
   void begin_step(const Batch& batch);
-  void start_slice(int index);
+  void start_slice(int index);  // also ends the one before
+  void end_slice();             // the device begins its work, if it has not
   const Status& status() const { return status_; }
   // Measuring mode: what the calls since construction needed.
   const ArenaSize& measured() const { return size_; }
@@ -126,6 +127,8 @@ class Exec {
   KvShape kv_shape_;
 
   Status status_;
+  const Batch* batch_ = nullptr;  // of this step
+  bool in_slice_ = false;
   int half_ = 0;
   uint64_t step_used_ = 0, half_used_ = 0;
   std::vector<std::pair<const Rope*, Tensor>> rope_tables_;  // of this step

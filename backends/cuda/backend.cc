@@ -69,6 +69,7 @@ class CudaBackend final : public Backend {
         inputs_(device_.get()) {}
 
   const DeviceInfo& info() const override { return info_; }
+  uint64_t memory_free() override { return device_->memory_free(); }
   Allocator* allocator() override { return &allocator_; }
 
   StatusOr<std::unique_ptr<PackedWeight>> pack_linear(std::span<const WeightData> parts,
@@ -112,6 +113,9 @@ class CudaBackend final : public Backend {
     PONDER_RETURN_IF_ERROR(device_->upload(host, device, bytes));
     return device_->settle();
   }
+  Status upload_between(const void* host, void* device, uint64_t bytes) override {
+    return inputs_.send(host, device, bytes);
+  }
   Status download(const void* device, void* host, uint64_t bytes) override {
     return device_->download(device, host, bytes);
   }
@@ -129,7 +133,7 @@ class CudaBackend final : public Backend {
     PONDER_RETURN_IF_ERROR(scratch_.reserve(rounded).status());
     return inputs_.begin(batch);
   }
-  Status start_slice(const Batch& batch) override {
+  Status start_slice(const Batch& batch, int) override {
     device_->queue().discard();  // of a slice that was broken off
     gathered_ = batch.tokens.size() <= kMostGatheredRows;
     device_->queue().gather(gathered_);

@@ -23,23 +23,24 @@ Found find() {
         "there is no NVIDIA driver (libcuda.so.1) on this machine; install one, or run on the CPU";
     return found;
   }
-#define PONDER_CUDA_FIND(name)                                                                \
-  found.driver.name =                                                                         \
-      reinterpret_cast<decltype(&::name)>(dlsym(library, PONDER_CUDA_TEXT(name)));            \
-  if (found.driver.name == nullptr) {                                                         \
-    found.lacks = "the NVIDIA driver is too old (it has no " #name                            \
-                  "); update it to one for CUDA 12 or newer, or run on the CPU";              \
-    return found;                                                                             \
+#define PONDER_CUDA_FIND(name)                                                                     \
+  found.driver.name = reinterpret_cast<decltype(&::name)>(dlsym(library, PONDER_CUDA_TEXT(name))); \
+  if (found.driver.name == nullptr) {                                                              \
+    found.lacks = "the NVIDIA driver is too old (it has no " #name                                 \
+                  "); update it to one for CUDA 12 or newer, or run on the CPU";                   \
+    return found;                                                                                  \
   }
   PONDER_CUDA_DRIVER(PONDER_CUDA_FIND)
 #undef PONDER_CUDA_FIND
   const CUresult started = found.driver.cuInit(0);
   if (started == CUDA_ERROR_NO_DEVICE) {
-    found.lacks = "the NVIDIA driver found no device that this process may use; see nvidia-smi and "
-                  "CUDA_VISIBLE_DEVICES, or run on the CPU";
+    found.lacks =
+        "the NVIDIA driver found no device that this process may use; see nvidia-smi and "
+        "CUDA_VISIBLE_DEVICES, or run on the CPU";
   } else if (started != CUDA_SUCCESS) {
-    found.lacks = "the NVIDIA driver did not start; see whether nvidia-smi works and whether the "
-                  "kernel module is of the same version, or run on the CPU";
+    found.lacks =
+        "the NVIDIA driver did not start; see whether nvidia-smi works and whether the "
+        "kernel module is of the same version, or run on the CPU";
   } else {
     static_cast<void>(found.driver.cuDriverGetVersion(&found.driver.version));
   }

@@ -10,17 +10,22 @@
 namespace ponder::cuda {
 
 // Each is what cuda.h declares under its name, at the version that cuda.h gives it.
-#define PONDER_CUDA_DRIVER(X)                                                                   \
-  X(cuInit) X(cuDriverGetVersion) X(cuGetErrorString) X(cuDeviceGetCount) X(cuDeviceGet)        \
-  X(cuDeviceGetName) X(cuDeviceTotalMem) X(cuDeviceGetAttribute) X(cuDevicePrimaryCtxRetain)    \
-  X(cuDevicePrimaryCtxRelease) X(cuCtxPushCurrent) X(cuCtxPopCurrent)                           \
-  X(cuCtxGetStreamPriorityRange) X(cuMemGetInfo) X(cuMemAlloc) X(cuMemFree) X(cuMemHostAlloc)   \
-  X(cuMemFreeHost) X(cuMemcpyHtoDAsync) X(cuMemcpyDtoHAsync) X(cuMemcpyDtoDAsync)               \
-  X(cuMemsetD8Async) X(cuStreamCreateWithPriority) X(cuStreamDestroy) X(cuStreamSynchronize)    \
-  X(cuStreamWaitEvent) X(cuEventCreate) X(cuEventDestroy) X(cuEventRecord) X(cuEventSynchronize) \
-  X(cuLibraryLoadData) X(cuLibraryUnload) X(cuLibraryGetKernel) X(cuKernelGetFunction)          \
-  X(cuFuncSetAttribute) X(cuLaunchKernel) X(cuGraphCreate) X(cuGraphDestroy)                    \
-  X(cuGraphAddKernelNode) X(cuGraphInstantiate) X(cuGraphExecDestroy) X(cuGraphLaunch)
+#define PONDER_CUDA_DRIVER(X)                                                                      \
+  X(cuInit)                                                                                        \
+  X(cuDriverGetVersion) X(cuGetErrorString) X(cuDeviceGetCount) X(cuDeviceGet) X(cuDeviceGetName)  \
+      X(cuDeviceTotalMem) X(cuDeviceGetAttribute) X(cuDevicePrimaryCtxRetain)                      \
+          X(cuDevicePrimaryCtxRelease) X(cuCtxPushCurrent) X(cuCtxPopCurrent)                      \
+              X(cuCtxGetStreamPriorityRange) X(cuMemGetInfo) X(cuMemAlloc) X(cuMemFree)            \
+                  X(cuMemHostAlloc) X(cuMemFreeHost) X(cuMemcpyHtoDAsync) X(cuMemcpyDtoHAsync)     \
+                      X(cuMemcpyDtoDAsync) X(cuMemsetD8Async) X(cuStreamCreateWithPriority)        \
+                          X(cuStreamDestroy) X(cuStreamSynchronize) X(cuStreamWaitEvent)           \
+                              X(cuEventCreate) X(cuEventDestroy) X(cuEventRecord)                  \
+                                  X(cuEventSynchronize) X(cuLibraryLoadData) X(cuLibraryUnload)    \
+                                      X(cuLibraryGetKernel) X(cuKernelGetFunction)                 \
+                                          X(cuFuncSetAttribute) X(cuLaunchKernel) X(cuGraphCreate) \
+                                              X(cuGraphDestroy) X(cuGraphAddKernelNode)            \
+                                                  X(cuGraphInstantiate) X(cuGraphExecDestroy)      \
+                                                      X(cuGraphLaunch)
 
 struct Driver {
 #define PONDER_CUDA_FUNCTION(name) decltype(&::name) name = nullptr;

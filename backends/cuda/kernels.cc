@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <functional>
 
 namespace ponder::cuda {
 namespace {
@@ -57,10 +58,9 @@ void __cudaRegisterFunction(void** image, const char* call, char*, const char* n
     return;
   }
   Kernel* const end = list.kernels + list.kernel_count++;
-  Kernel* const at = std::upper_bound(list.kernels, end, Kernel{call, name, *image},
-                                      [](const Kernel& a, const Kernel& b) {
-                                        return std::less<const void*>()(a.call, b.call);
-                                      });
+  Kernel* const at = std::upper_bound(
+      list.kernels, end, Kernel{call, name, *image},
+      [](const Kernel& a, const Kernel& b) { return std::less<const void*>()(a.call, b.call); });
   std::copy_backward(at, end, end + 1);
   *at = Kernel{call, name, *image};
 }

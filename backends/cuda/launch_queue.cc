@@ -41,7 +41,8 @@ uint64_t Launches::hash() const {
                                values_.size() * sizeof(Unit));
   uint64_t hash = absl::HashOf(bytes);
   for (const Entry& e : entries_) {
-    hash = absl::HashOf(hash, e.shape.kernel, e.shape.grid[0], e.shape.grid[1], e.shape.threads);
+    hash = absl::HashOf(hash, e.shape.kernel, e.shape.grid[0], e.shape.grid[1], e.shape.grid[2],
+                        e.shape.threads, e.shape.shared_bytes);
   }
   return hash;
 }

@@ -73,7 +73,8 @@ struct Device::Native {
     CUfunction function;
     uint32_t shared_bytes;  // the most it may have so far
   };
-  // Through one of these a piece of a weight goes to the device while the next is copied to another.
+  // Through one of these a piece of a weight goes to the device while the next is copied to
+  // another.
   struct Stage {
     void* memory = nullptr;
     CUevent free = nullptr;
@@ -102,8 +103,9 @@ struct Device::Native {
   // Lets the kernel have the dynamic shared memory.
   CUresult allow(Function* f, uint32_t shared_bytes) {
     if (shared_bytes <= f->shared_bytes) return CUDA_SUCCESS;
-    const CUresult set = driver->cuFuncSetAttribute(
-        f->function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, static_cast<int>(shared_bytes));
+    const CUresult set =
+        driver->cuFuncSetAttribute(f->function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                   static_cast<int>(shared_bytes));
     if (set == CUDA_SUCCESS) f->shared_bytes = shared_bytes;
     return set;
   }
@@ -141,8 +143,7 @@ struct Device::Native {
     return error;
   }
   CUresult make_event(CUevent* event) {
-    return *event != nullptr ? CUDA_SUCCESS
-                             : driver->cuEventCreate(event, CU_EVENT_DISABLE_TIMING);
+    return *event != nullptr ? CUDA_SUCCESS : driver->cuEventCreate(event, CU_EVENT_DISABLE_TIMING);
   }
 };
 
@@ -175,8 +176,7 @@ StatusOr<DeviceProperties> device_properties(int number) {
   return DeviceProperties{absl::StrCat(name, ", sm_", major, minor), total};
 }
 
-Device::Device(int number)
-    : number_(number), native_(std::make_unique<Native>()), queue_(this) {}
+Device::Device(int number) : number_(number), native_(std::make_unique<Native>()), queue_(this) {}
 
 StatusOr<std::unique_ptr<Device>> Device::open(int number) {
   std::unique_ptr<Device> made(new Device(number));
@@ -199,11 +199,11 @@ StatusOr<std::unique_ptr<Device>> Device::open(int number) {
   };
   PONDER_RETURN_IF_ERROR(attribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR));
   PONDER_RETURN_IF_ERROR(attribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR));
-  PONDER_RETURN_IF_ERROR(
-      attribute(&shared, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN));
+  PONDER_RETURN_IF_ERROR(attribute(&shared, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN));
   if (major * 10 + minor < kOldestMajor * 10 + kOldestMinor) {
-    return unsupported_error("cuda:", number, " is an sm_", major, minor, "; our kernels need an sm_",
-                             kOldestMajor, kOldestMinor, " or newer; run on the CPU");
+    return unsupported_error("cuda:", number, " is an sm_", major, minor,
+                             "; our kernels need an sm_", kOldestMajor, kOldestMinor,
+                             " or newer; run on the CPU");
   }
   made->shared_limit_ = shared;
   PONDER_RETURN_IF_ERROR(
@@ -243,8 +243,9 @@ Status Device::fail(int code, absl::string_view what) {
     case CUDA_SUCCESS:
       return OkStatus();
     case CUDA_ERROR_OUT_OF_MEMORY:
-      return out_of_memory_error("memory of cuda:", number_, " ran out in ", what,
-                                 "; use a smaller context or KV type, vram_bytes, or another device");
+      return out_of_memory_error(
+          "memory of cuda:", number_, " ran out in ", what,
+          "; use a smaller context or KV type, vram_bytes, or another device");
     case CUDA_ERROR_NO_BINARY_FOR_GPU:
       return unsupported_error("this build has no code for cuda:", number_,
                                "; build with its architecture in PONDER_CUDA_ARCHITECTURES");
@@ -253,11 +254,13 @@ Status Device::fail(int code, absl::string_view what) {
     case CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER:
     case CUDA_ERROR_SYSTEM_DRIVER_MISMATCH:
       return unsupported_error("the NVIDIA driver is too old for this build (CUDA ",
-                               CUDA_VERSION / 1000, ".", CUDA_VERSION % 1000 / 10, "): ",
-                               native_->driver->describe(error), "; update it or run on the CPU");
+                               CUDA_VERSION / 1000, ".", CUDA_VERSION % 1000 / 10,
+                               "): ", native_->driver->describe(error),
+                               "; update it or run on the CPU");
     case CUDA_ERROR_NO_DEVICE:
     case CUDA_ERROR_INVALID_DEVICE:
-      return device_error("cuda:", number_, " is not there any more; see whether nvidia-smi lists it");
+      return device_error("cuda:", number_,
+                          " is not there any more; see whether nvidia-smi lists it");
     default:
       break;
   }
@@ -267,7 +270,8 @@ Status Device::fail(int code, absl::string_view what) {
                         native_->driver->describe(error),
                         "; start the program again, or load the model on another device");
   }
-  return device_error("cuda:", number_, " failed in ", what, ": ", native_->driver->describe(error));
+  return device_error("cuda:", number_, " failed in ", what, ": ",
+                      native_->driver->describe(error));
 }
 
 Status Device::use() {
@@ -439,18 +443,16 @@ Status Device::upload_staged(const void* staging, void* device, uint64_t bytes) 
   PONDER_RETURN_IF_ERROR(use());
   if (bytes == 0) return OkStatus();
   const Current current(native_->driver, native_->context);
-  return fail(
-      native_->driver->cuMemcpyHtoDAsync(address(device), staging, bytes, native_->steps),
-      "a copy to the device");
+  return fail(native_->driver->cuMemcpyHtoDAsync(address(device), staging, bytes, native_->steps),
+              "a copy to the device");
 }
 
 Status Device::copy(const void* from, void* to, uint64_t bytes) {
   PONDER_RETURN_IF_ERROR(queue_.submit());
   PONDER_RETURN_IF_ERROR(use());
   const Current current(native_->driver, native_->context);
-  return fail(
-      native_->driver->cuMemcpyDtoDAsync(address(to), address(from), bytes, native_->steps),
-      "a copy on the device");
+  return fail(native_->driver->cuMemcpyDtoDAsync(address(to), address(from), bytes, native_->steps),
+              "a copy on the device");
 }
 
 Status Device::download(const void* device, void* host, uint64_t bytes) {
@@ -458,9 +460,9 @@ Status Device::download(const void* device, void* host, uint64_t bytes) {
   PONDER_RETURN_IF_ERROR(use());
   {
     const Current current(native_->driver, native_->context);
-    PONDER_RETURN_IF_ERROR(fail(
-        native_->driver->cuMemcpyDtoHAsync(host, address(device), bytes, native_->steps),
-        "a copy from the device"));
+    PONDER_RETURN_IF_ERROR(
+        fail(native_->driver->cuMemcpyDtoHAsync(host, address(device), bytes, native_->steps),
+             "a copy from the device"));
   }
   return drain();
 }

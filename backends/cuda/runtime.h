@@ -1,5 +1,6 @@
 // What the backend needs of a GPU, in the library's own terms. runtime.cc is the real one, on the
-// driver's own interface; tests/backends/cuda has another that lets the same backend run on the CPU.
+// driver's own interface; tests/backends/cuda has another that lets the same backend run on the
+// CPU.
 #pragma once
 
 #include <atomic>

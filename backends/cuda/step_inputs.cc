@@ -42,10 +42,17 @@ Status StepInputs::reserve(Channel* channel, uint64_t bytes) {
   return OkStatus();
 }
 
-Status StepInputs::send(Channel* channel, uint64_t bytes) {
-  PONDER_RETURN_IF_ERROR(device_->upload_staged(channel->staging[channel->turn].get(),
-                                                channel->device.data(), bytes));
+Status StepInputs::send(Channel* channel, void* device, uint64_t bytes) {
+  PONDER_RETURN_IF_ERROR(
+      device_->upload_staged(channel->staging[channel->turn].get(), device, bytes));
   return device_->mark(channel->first_mark + channel->turn);
+}
+
+Status StepInputs::send(const void* host, void* device, uint64_t bytes) {
+  other_.first_mark = 2 * kBatches;
+  PONDER_RETURN_IF_ERROR(reserve(&other_, bytes));
+  std::memcpy(other_.staging[other_.turn].get(), host, bytes);
+  return send(&other_, device, bytes);
 }
 
 Status StepInputs::stage(const Batch& batch, Staged* to) {
@@ -82,7 +89,7 @@ Status StepInputs::stage(const Batch& batch, Staged* to) {
     if (to->lists[i].empty()) continue;
     std::memcpy(base + to->at[i], to->lists[i].data(), to->lists[i].size_bytes());
   }
-  PONDER_RETURN_IF_ERROR(send(&to->channel, bytes));
+  PONDER_RETURN_IF_ERROR(send(&to->channel, to->channel.device.data(), bytes));
   to->slices.assign(batch.sequences.begin(), batch.sequences.end());
   to->batch = &batch;
   to->last_use = ++clock_;
@@ -105,8 +112,8 @@ Status StepInputs::begin(const Batch& batch) {
 StatusOr<StepInputs::Places> StepInputs::places(const Batch& batch) {
   const auto find_batch = [&]() -> Staged* {
     for (Staged& s : staged_) {
-      if (s.batch == &batch && std::equal(s.slices.begin(), s.slices.end(),
-                                          batch.sequences.begin(), batch.sequences.end(), same)) {
+      if (s.batch == &batch && std::equal(s.slices.begin(), s.slices.end(), batch.sequences.begin(),
+                                          batch.sequences.end(), same)) {
         return &s;
       }
     }
@@ -137,7 +144,7 @@ StatusOr<const int32_t*> StepInputs::find(std::span<const int32_t> values) {
   PONDER_RETURN_IF_ERROR(reserve(&other_, values.size_bytes()));
   std::copy(values.begin(), values.end(),
             reinterpret_cast<int32_t*>(other_.staging[other_.turn].get()));
-  PONDER_RETURN_IF_ERROR(send(&other_, values.size_bytes()));
+  PONDER_RETURN_IF_ERROR(send(&other_, other_.device.data(), values.size_bytes()));
   return other_.device.as<int32_t>();
 }
 

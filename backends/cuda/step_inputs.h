@@ -18,7 +18,7 @@ namespace ponder::cuda {
 class StepInputs {
  public:
   struct Places {
-    const RowPlace* rows;   // [T]
+    const RowPlace* rows;  // [T]
     const int32_t* pages;
   };
 
@@ -30,6 +30,8 @@ class StepInputs {
   StatusOr<Places> places(const Batch& batch);
   // A batch's tokens, positions or logit rows; anything else is uploaded now.
   StatusOr<const int32_t*> find(std::span<const int32_t> values);
+  // To any of the device's memory, in the order of the launches.
+  Status send(const void* host, void* device, uint64_t bytes);
   // The same values are uploaded once in a life.
   StatusOr<const float*> constant(std::span<const float> values);
 
@@ -58,7 +60,7 @@ class StepInputs {
   };
 
   Status reserve(Channel* channel, uint64_t bytes);
-  Status send(Channel* channel, uint64_t bytes);
+  Status send(Channel* channel, void* device, uint64_t bytes);
   Status stage(const Batch& batch, Staged* to);
 
   // Models whose steps take turns on the device; one more is only slower.

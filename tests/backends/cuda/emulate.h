@@ -46,7 +46,8 @@ void invoke(const void* kernel, void* const* values) {
   [&]<size_t... kI>(std::index_sequence<kI...>) {
     reinterpret_cast<void (*)(Params...)>(const_cast<void*>(kernel))(
         *static_cast<Params*>(values[kI])...);
-  }(std::index_sequence_for<Params...>());
+  }
+  (std::index_sequence_for<Params...>());
 }
 void block_barrier();
 // All lanes give 64 bits and then get those of lane `from`; also a barrier of the warp.

@@ -127,6 +127,7 @@ class CudaBackend final : public Backend {
 
   Status begin_step(const Batch& batch) override {
     PONDER_RETURN_IF_ERROR(device_->use());
+    device_->begin_steps();
     device_->queue().discard();
     const int64_t pitch = cuda::mma_pitch(widest_.load());
     const auto rounded = static_cast<uint64_t>(pitch) * batch.tokens.size() * sizeof(uint16_t);

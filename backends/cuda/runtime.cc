@@ -322,8 +322,13 @@ Status Device::upload(const void* host, void* device, uint64_t bytes) {
   PONDER_RETURN_IF_ERROR(use());
   Native& n = *native_;
   const Current current(n.driver, n.context);
-  absl::MutexLock lock(&n.loading);
   constexpr absl::string_view kWhat = "a copy to the device";
+  if (on_steps_thread()) {
+    PONDER_RETURN_IF_ERROR(queue_.submit());
+    // From memory that is not page-locked: read when the call returns.
+    return fail(n.driver->cuMemcpyHtoDAsync(address(device), host, bytes, n.steps), kWhat);
+  }
+  absl::MutexLock lock(&n.loading);
   const auto* from = static_cast<const char*>(host);
   CUdeviceptr to = address(device);
   while (bytes > 0) {
@@ -353,7 +358,10 @@ Status Device::zero(void* device, uint64_t bytes) {
   PONDER_RETURN_IF_ERROR(use());
   Native& n = *native_;
   const Current current(n.driver, n.context);
-  return fail(n.driver->cuMemsetD8Async(address(device), 0, bytes, n.loads), "clearing memory");
+  if (on_steps_thread()) PONDER_RETURN_IF_ERROR(queue_.submit());
+  return fail(
+      n.driver->cuMemsetD8Async(address(device), 0, bytes, on_steps_thread() ? n.steps : n.loads),
+      "clearing memory");
 }
 
 Status Device::settle() {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "backends/cuda/launch.h"
 #include "backends/cuda/launch_queue.h"
@@ -46,7 +47,8 @@ class Device final : private LaunchRunner {
   // Memory of the host that the device reads and writes while the host goes on. nullptr: none.
   void* allocate_staging(uint64_t bytes);
   void free_staging(void* memory);
-  // In the order of the calls, beside the steps. `host` may be reused when upload returns.
+  // Called by the steps' thread: in the order of its launches. By others: in the order of their
+  // calls, beside the steps. `host` may be reused when upload returns.
   Status upload(const void* host, void* device, uint64_t bytes);
   Status zero(void* device, uint64_t bytes);
   // What was uploaded and cleared so far is there for all launches and copies from now on. Does not
@@ -55,6 +57,8 @@ class Device final : private LaunchRunner {
   Status wait() { return settle(); }
 
   // ---- the driver's thread, in the order of the calls ----
+  // The calling thread is the one whose uploads keep the order of launches.
+  void begin_steps() { steps_thread_.store(std::this_thread::get_id(), std::memory_order_relaxed); }
   // What launches are told to run on.
   Stream stream() { return this; }
   // Launches gathered from now on or run at once: launch_queue.h.
@@ -86,7 +90,12 @@ class Device final : private LaunchRunner {
   void forget(void* graph) override;
 
   const int number_;
+  bool on_steps_thread() const {
+    return steps_thread_.load(std::memory_order_relaxed) == std::this_thread::get_id();
+  }
+
   std::atomic<bool> lost_{false};
+  std::atomic<std::thread::id> steps_thread_{};
   int64_t shared_limit_ = 48 << 10;
   std::unique_ptr<Native> native_;
   LaunchQueue queue_;  // after native_: its graphs go first

@@ -76,11 +76,13 @@ void* Device::allocate_staging(uint64_t bytes) { return lost() ? nullptr : alloc
 void Device::free_staging(void* memory) { free(memory); }
 Status Device::upload(const void* host, void* device, uint64_t bytes) {
   PONDER_RETURN_IF_ERROR(use());
+  if (on_steps_thread()) PONDER_RETURN_IF_ERROR(queue_.submit());
   std::memcpy(device, host, bytes);
   return OkStatus();
 }
 Status Device::zero(void* device, uint64_t bytes) {
   PONDER_RETURN_IF_ERROR(use());
+  if (on_steps_thread()) PONDER_RETURN_IF_ERROR(queue_.submit());
   std::memset(device, 0, bytes);
   return OkStatus();
 }

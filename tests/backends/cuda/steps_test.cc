@@ -176,8 +176,9 @@ TEST_F(CudaSteps, ReplaysGiveWhatTheCallsGive) {
     eager.fill(&other, 3, at);
     ASSERT_TRUE(same(toy.run(step, true), eager.run(other, false))) << at;
   }
+  // The first step also uploads the rotary angles, which cuts it in two; the second is new then.
   EXPECT_EQ(graphs.recorded, 1u);
-  EXPECT_EQ(graphs.replayed, 39u);
+  EXPECT_EQ(graphs.replayed, 38u);
   backend_.reset();
   EXPECT_EQ(graphs.forgotten, 1u);
 }
@@ -193,7 +194,7 @@ TEST_F(CudaSteps, AnotherNumberOfRowsIsAnotherGraph) {
     ++at;
   }
   EXPECT_EQ(graphs.recorded, 2u);  // the four came once
-  EXPECT_EQ(graphs.replayed, 6u);
+  EXPECT_EQ(graphs.replayed, 5u);
 }
 
 TEST_F(CudaSteps, LongStepsAreLaunchedAsTheyAreCalled) {

@@ -65,6 +65,8 @@ void __cudaRegisterFunction(void** image, const char* call, char*, const char* n
   *at = Kernel{call, name, *image};
 }
 
+// Tables in device memory: they are in the machine code, and the host does not look at them.
+void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
 void __cudaRegisterFatBinaryEnd(void**) {}
 void __cudaUnregisterFatBinary(void**) {}
 char __cudaInitModule(void**) { return 0; }

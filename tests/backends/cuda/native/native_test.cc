@@ -22,7 +22,9 @@ TEST(CudaKernels, AreListedWithTheirNamesAndCode) {
   for (size_t i = 0; i < all.size(); ++i) {
     names.insert(all[i].name);
     EXPECT_NE(std::find(images.begin(), images.end(), all[i].image), images.end()) << all[i].name;
-    if (i > 0) EXPECT_TRUE(std::less<const void*>()(all[i - 1].call, all[i].call));
+    if (i > 0) {
+      EXPECT_TRUE(std::less<const void*>()(all[i - 1].call, all[i].call));
+    }
   }
   EXPECT_EQ(names.size(), all.size());
   const auto has = [&](const char* part) {

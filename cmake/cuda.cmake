@@ -16,6 +16,8 @@ if(PONDER_CUDA STREQUAL "ON" OR (PONDER_CUDA STREQUAL "AUTO" AND PONDER_CUDA_ARC
       set(PONDER_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100-real 120)
     endif()
     set(CMAKE_CUDA_ARCHITECTURES ${PONDER_CUDA_ARCHITECTURES})
+    # Nothing links to NVIDIA's runtime: backends/cuda/kernels.h.
+    set(CMAKE_CUDA_RUNTIME_LIBRARY None)
     enable_language(CUDA)
     set(PONDER_HAVE_CUDA ON)
   endif()

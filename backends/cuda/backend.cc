@@ -1,9 +1,10 @@
 #include <algorithm>
-#include <vector>
+#include <atomic>
 
 #include "backends/cuda/cuda.h"
 #include "backends/cuda/pack.h"
 #include "backends/cuda/runtime.h"
+#include "backends/cuda/step_inputs.h"
 
 namespace ponder {
 namespace {
@@ -17,7 +18,7 @@ class DeviceAllocator final : public Allocator {
   DeviceAllocator(Device* device, uint32_t index)
       : device_(device), name_(absl::StrCat("memory of cuda:", index)) {}
   void* allocate(size_t size, size_t align) override {
-    // cudaMalloc aligns to 256; nobody asks for more.
+    // The driver aligns to 256; nobody asks for more.
     return align <= 256 ? device_->allocate(std::max<size_t>(size, 1)) : nullptr;
   }
   void free(void* ptr, size_t, size_t) override { device_->free(ptr); }
@@ -28,8 +29,12 @@ class DeviceAllocator final : public Allocator {
   const std::string name_;
 };
 
-// Device memory for one op's small inputs and intermediate values. The next op may take the same
-// memory: the stream keeps them in order.
+// Steps of more rows than this are launched as they are called: they fill the device for longer
+// than their launches take, and rarely come again in the same shape.
+constexpr size_t kMostGatheredRows = 256;
+
+// Device memory for one op's intermediate values. The next op may take the same memory: the stream
+// keeps them in order.
 class Scratch {
  public:
   explicit Scratch(Device* device) : device_(device) {}
@@ -37,24 +42,12 @@ class Scratch {
   // At least `bytes`, contents undefined; what was reserved before is gone.
   StatusOr<char*> reserve(uint64_t bytes) {
     if (bytes > buffer_.bytes()) {
-      PONDER_RETURN_IF_ERROR(device_->wait());  // ops under way may still use the old one
+      PONDER_RETURN_IF_ERROR(device_->drain());  // ops under way may still use the old one
       buffer_ = DeviceBuffer();
       const uint64_t size = std::max<uint64_t>(bytes + bytes / 4, uint64_t{1} << 20);
       PONDER_ASSIGN_OR_RETURN(buffer_, DeviceBuffer::create(device_, size, "a step's scratch"));
     }
     return buffer_.as<char>();
-  }
-
-  // One or two host arrays, one after the other, each aligned to 16 bytes.
-  template <typename A, typename B = char>
-  StatusOr<std::pair<A*, B*>> upload(std::span<const A> a, std::span<const B> b = {}) {
-    const uint64_t second = (a.size_bytes() + 15) / 16 * 16;
-    PONDER_ASSIGN_OR_RETURN(char* base, reserve(second + b.size_bytes()));
-    if (!a.empty()) PONDER_RETURN_IF_ERROR(device_->upload(a.data(), base, a.size_bytes()));
-    if (!b.empty()) {
-      PONDER_RETURN_IF_ERROR(device_->upload(b.data(), base + second, b.size_bytes()));
-    }
-    return std::pair{reinterpret_cast<A*>(base), reinterpret_cast<B*>(base + second)};
   }
 
  private:
@@ -72,13 +65,20 @@ class CudaBackend final : public Backend {
         info_(std::move(info)),
         context_(context),
         allocator_(device_.get(), index),
-        scratch_(device_.get()) {}
+        scratch_(device_.get()),
+        inputs_(device_.get()) {}
 
   const DeviceInfo& info() const override { return info_; }
+  uint64_t memory_free() override { return device_->memory_free(); }
   Allocator* allocator() override { return &allocator_; }
 
   StatusOr<std::unique_ptr<PackedWeight>> pack_linear(std::span<const WeightData> parts,
                                                       const PackOptions& options) override {
+    int64_t widest = widest_.load();
+    for (const WeightData& part : parts) {
+      while (part.shape[1] > widest && !widest_.compare_exchange_weak(widest, part.shape[1])) {
+      }
+    }
     return cuda::pack(device_.get(), context_.pool, parts, options.precision == Precision::kAuto);
   }
   StatusOr<std::unique_ptr<PackedWeight>> pack_table(const WeightData& table) override {
@@ -110,7 +110,11 @@ class CudaBackend final : public Backend {
   }
 
   Status upload(const void* host, void* device, uint64_t bytes) override {
-    return device_->upload(host, device, bytes);
+    PONDER_RETURN_IF_ERROR(device_->upload(host, device, bytes));
+    return device_->settle();
+  }
+  Status upload_between(const void* host, void* device, uint64_t bytes) override {
+    return inputs_.send(host, device, bytes);
   }
   Status download(const void* device, void* host, uint64_t bytes) override {
     return device_->download(device, host, bytes);
@@ -121,14 +125,36 @@ class CudaBackend final : public Backend {
                          cache.base + static_cast<uint64_t>(to) * bytes, bytes);
   }
 
-  // The driver's thread may have changed, and the calling thread's device is CUDA's own state.
-  Status begin_step(const Batch&) override { return device_->use(); }
+  Status begin_step(const Batch& batch) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    device_->begin_steps();
+    device_->queue().discard();
+    const int64_t pitch = cuda::mma_pitch(widest_.load());
+    const auto rounded = static_cast<uint64_t>(pitch) * batch.tokens.size() * sizeof(uint16_t);
+    PONDER_RETURN_IF_ERROR(scratch_.reserve(rounded).status());
+    return inputs_.begin(batch);
+  }
+  Status start_slice(const Batch& batch, int) override {
+    device_->queue().discard();  // of a slice that was broken off
+    gathered_ = batch.tokens.size() <= kMostGatheredRows;
+    device_->queue().gather(gathered_);
+    return OkStatus();
+  }
+  // Long steps stay at most one slice ahead of the device, or a cancel would come too late.
+  Status end_slice() override {
+    device_->queue().gather(false);
+    PONDER_RETURN_IF_ERROR(device_->queue().submit());
+    if (gathered_) return OkStatus();
+    slice_ ^= 1;
+    PONDER_RETURN_IF_ERROR(device_->mark(kSliceMark + slice_));
+    return device_->pass(kSliceMark + (slice_ ^ 1));
+  }
 
   Status embed(const EmbedParams& p) override {
     const auto& table = static_cast<const cuda::CudaWeight*>(p.table)->parts[0];
     PONDER_RETURN_IF_ERROR(device_->use());
-    PONDER_ASSIGN_OR_RETURN(const auto staged, scratch_.upload<int32_t>(p.tokens));
-    launch_widen_rows(stream(), table.matrix, staged.first, rows_of(p.out),
+    PONDER_ASSIGN_OR_RETURN(const int32_t* const tokens, inputs_.find(p.tokens));
+    launch_widen_rows(stream(), table.matrix, tokens, rows_of(p.out),
                       static_cast<int64_t>(p.tokens.size()));
     return device_->check("an embedding");
   }
@@ -168,9 +194,9 @@ class CudaBackend final : public Backend {
 
   Status rope_table(const RopeTableParams& p) override {
     PONDER_RETURN_IF_ERROR(device_->use());
-    PONDER_ASSIGN_OR_RETURN(const auto staged,
-                            (scratch_.upload<float, int32_t>(p.inv_freq, p.positions)));
-    launch_rope_table(stream(), staged.first, staged.second, p.magnitude, rows_of(p.out),
+    PONDER_ASSIGN_OR_RETURN(const float* const inv_freq, inputs_.constant(p.inv_freq));
+    PONDER_ASSIGN_OR_RETURN(const int32_t* const positions, inputs_.find(p.positions));
+    launch_rope_table(stream(), inv_freq, positions, p.magnitude, rows_of(p.out),
                       static_cast<int64_t>(p.positions.size()),
                       static_cast<int64_t>(p.inv_freq.size()));
     return device_->check("a table of rotations");
@@ -197,25 +223,25 @@ class CudaBackend final : public Backend {
 
   Status gather_rows(const GatherRowsParams& p) override {
     PONDER_RETURN_IF_ERROR(device_->use());
-    PONDER_ASSIGN_OR_RETURN(const auto staged, scratch_.upload<int32_t>(p.rows));
-    launch_gather_rows(stream(), rows_of(p.x), staged.first, rows_of(p.out),
+    PONDER_ASSIGN_OR_RETURN(const int32_t* const rows, inputs_.find(p.rows));
+    launch_gather_rows(stream(), rows_of(p.x), rows, rows_of(p.out),
                        static_cast<int64_t>(p.rows.size()), p.x.dim[1]);
     return device_->check("choosing rows");
   }
 
   Status kv_write(const KvWriteParams& p) override {
     PONDER_RETURN_IF_ERROR(device_->use());
-    PONDER_ASSIGN_OR_RETURN(const auto staged, upload_places(*p.batch, p.k.dim[0]));
-    launch_kv_write(stream(), cache_of(p.cache), rows_of(p.k), rows_of(p.v), staged.first,
-                    staged.second, p.k.dim[0]);
+    PONDER_ASSIGN_OR_RETURN(const auto places, inputs_.places(*p.batch));
+    launch_kv_write(stream(), cache_of(p.cache), rows_of(p.k), rows_of(p.v), places.rows,
+                    places.pages, p.k.dim[0]);
     return device_->check("writing keys and values");
   }
 
   Status attention(const AttentionParams& p) override {
     PONDER_RETURN_IF_ERROR(device_->use());
-    PONDER_ASSIGN_OR_RETURN(const auto staged, upload_places(*p.batch, p.q.dim[0]));
-    launch_attention(stream(), cache_of(p.cache), rows_of(p.q), staged.first, staged.second,
-                     p.scale, rows_of(p.out), p.q.dim[0], p.q.dim[1]);
+    PONDER_ASSIGN_OR_RETURN(const auto places, inputs_.places(*p.batch));
+    launch_attention(stream(), cache_of(p.cache), rows_of(p.q), places.rows, places.pages, p.scale,
+                     rows_of(p.out), p.q.dim[0], p.q.dim[1]);
     return device_->check("attention");
   }
 
@@ -234,26 +260,16 @@ class CudaBackend final : public Backend {
     return cache;
   }
 
-  StatusOr<std::pair<cuda::RowPlace*, int32_t*>> upload_places(const Batch& batch, int64_t rows) {
-    places_.assign(static_cast<size_t>(rows), cuda::RowPlace{0, 0});
-    pages_.clear();
-    for (const SequenceSlice& slice : batch.sequences) {
-      for (int32_t r = 0; r < slice.rows; ++r) {
-        places_[static_cast<size_t>(slice.first_row + r)] = {slice.first_position + r,
-                                                             static_cast<int32_t>(pages_.size())};
-      }
-      pages_.insert(pages_.end(), slice.pages.begin(), slice.pages.end());
-    }
-    return scratch_.upload<cuda::RowPlace, int32_t>(places_, pages_);
-  }
-
   const std::unique_ptr<Device> device_;
   const DeviceInfo info_;
   const BackendContext context_;
   DeviceAllocator allocator_;
   Scratch scratch_;
-  std::vector<cuda::RowPlace> places_;
-  std::vector<int32_t> pages_;
+  cuda::StepInputs inputs_;
+  static constexpr int kSliceMark = Device::kMarks - 2;  // two in turn; inputs_ has those below
+  int slice_ = 0;
+  bool gathered_ = false;
+  std::atomic<int64_t> widest_{1};  // inputs of any linear layer
 };
 
 StatusOr<DeviceInfo> describe(int index) {
@@ -263,7 +279,9 @@ StatusOr<DeviceInfo> describe(int index) {
   info.backend = "cuda";
   info.name = std::move(properties.name);
   info.memory_total = properties.memory_total;
-  info.memory_free = properties.memory_free;
+  // What is free is known only to a context on the device, and making one takes memory and time:
+  // create() does, a list of devices does not.
+  info.memory_free = properties.memory_total;
   return info;
 }
 
@@ -291,6 +309,7 @@ class CudaFactory final : public BackendFactory {
     }
     PONDER_ASSIGN_OR_RETURN(DeviceInfo info, describe(static_cast<int>(index)));
     PONDER_ASSIGN_OR_RETURN(auto device, Device::open(static_cast<int>(index)));
+    info.memory_free = device->memory_free();
     return std::make_unique<CudaBackend>(std::move(device), std::move(info), index, context);
   }
 };

@@ -3,6 +3,8 @@
 // Tests define PONDER_CUDA_EMULATED and bring tests/backends/cuda/emulate.h in first.
 #pragma once
 
+#include "backends/cuda/enqueue.h"
+
 #ifndef PONDER_CUDA_EMULATED
 #include <cuda_runtime.h>
 
@@ -10,9 +12,16 @@
 
 namespace ponder::cuda {
 
+// With `bytes` of dynamic shared memory, at most shared_memory_limit(s).
+template <typename... Params, typename... Args>
+void launch_shared(Stream s, dim3 grid, unsigned threads, int64_t bytes, void (*kernel)(Params...),
+                   Args... args) {
+  const LaunchShape shape{nullptr, {grid.x, grid.y, grid.z}, threads, static_cast<uint32_t>(bytes)};
+  enqueue_call(s, shape, kernel, args...);
+}
 template <typename... Params, typename... Args>
 void launch(Stream s, dim3 grid, unsigned threads, void (*kernel)(Params...), Args... args) {
-  kernel<<<grid, threads, 0, static_cast<cudaStream_t>(s)>>>(args...);
+  launch_shared(s, grid, threads, 0, kernel, args...);
 }
 
 // d += a b: a is 16 x 16 (rows), b 16 x 8 (columns), bf16 pairs in 32 bits as PTX's

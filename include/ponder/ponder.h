@@ -269,6 +269,12 @@ ponder_status ponder_model_options_set_kv_bytes(ponder_model_options *o, uint64_
 PONDER_API(HANDLE)
 ponder_status ponder_model_options_set_expert_bytes(ponder_model_options *o, uint64_t bytes);
 
+/* How much of a GPU's memory the model may take: weights, KV cache and work area together, in bytes;
+ * 0, the default: most of what is free. What does not fit stays on the processor: experts first,
+ * then layers. load gives UNSUPPORTED on a device that is no GPU, OUT_OF_MEMORY if no layer fits. */
+PONDER_API(HANDLE)
+ponder_status ponder_model_options_set_vram_bytes(ponder_model_options *o, uint64_t bytes);
+
 enum {
   PONDER_KV_AUTO = 0,
   PONDER_KV_F32 = 1,
@@ -321,7 +327,8 @@ ponder_status
 enum {
   PONDER_FITS_NOT = 0,       /* more memory is needed than is free */
   PONDER_FITS_ON_DEMAND = 1, /* with set_expert_bytes(expert_budget): slower */
-  PONDER_FITS_ALL = 2        /* everything stays in memory */
+  PONDER_FITS_ALL = 2,       /* everything stays in memory */
+  PONDER_FITS_PLACED = 3     /* on a GPU and the processor, as load would do */
 };
 
 typedef struct ponder_model_needs {
@@ -338,6 +345,8 @@ typedef struct ponder_model_needs {
   uint32_t layers, experts, experts_chosen; /* experts of a layer, and those a token goes to */
   uint32_t context, trained_context;
   int32_t fits; /* PONDER_FITS_* */
+  uint32_t host_layers, host_expert_layers; /* on the processor: whole layers, experts of others */
+  uint64_t vram_bytes;                      /* what the model may take of a GPU; 0: no GPU */
 } ponder_model_needs;
 
 /* What loading that model with those options would take, found without loading: the files' tables

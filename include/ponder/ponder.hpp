@@ -236,6 +236,9 @@ class ModelOptions : public detail::Setters {
   ModelOptions &device(uint32_t i) { return set_(ponder_model_options_set_device(get(), i)); }
   ModelOptions &context(uint32_t n) { return set_(ponder_model_options_set_context(get(), n)); }
   ModelOptions &kv_bytes(uint64_t n) { return set_(ponder_model_options_set_kv_bytes(get(), n)); }
+  ModelOptions &vram_bytes(uint64_t n) {
+    return set_(ponder_model_options_set_vram_bytes(get(), n));
+  }
   ModelOptions &expert_bytes(uint64_t n) {
     return set_(ponder_model_options_set_expert_bytes(get(), n));
   }

@@ -42,6 +42,12 @@ ponder_status ponder_model_options_set_expert_bytes(ponder_model_options* o, uin
   return PONDER_OK;
 }
 
+ponder_status ponder_model_options_set_vram_bytes(ponder_model_options* o, uint64_t bytes) {
+  if (o == nullptr) return PONDER_ERR_INVALID_ARGUMENT;
+  o->options.vram_bytes = bytes;
+  return PONDER_OK;
+}
+
 ponder_status ponder_model_options_set_kv_bytes(ponder_model_options* o, uint64_t bytes) {
   if (o == nullptr) return PONDER_ERR_INVALID_ARGUMENT;
   o->options.kv_bytes = bytes;
@@ -190,6 +196,9 @@ ponder_status ponder_model_examine(ponder_runtime* rt, const char* path,
     told.context = known.context;
     told.trained_context = known.trained_context;
     told.fits = static_cast<int32_t>(known.fit);
+    told.host_layers = known.host_layers;
+    told.host_expert_layers = known.host_expert_layers;
+    told.vram_bytes = known.vram_bytes;
     return capi::copy_out(told, needs, needs_size);
   });
 }

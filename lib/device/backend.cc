@@ -23,6 +23,13 @@ StatusOr<std::unique_ptr<PackedExperts>> Backend::pack_experts(std::unique_ptr<E
 StatusOr<std::unique_ptr<ExpertCache>> Backend::make_expert_cache(uint64_t) {
   return without(*this, kExperts);
 }
+uint64_t Backend::memory_free() { return info().memory_free; }
+Allocator* Backend::page_allocator(int) { return allocator(); }
+Status Backend::upload_between(const void* host, void* device, uint64_t bytes) {
+  return upload(host, device, bytes);
+}
+Status Backend::start_slice(const Batch&, int) { return OkStatus(); }
+Status Backend::end_slice() { return OkStatus(); }
 Status Backend::mla_write(const MlaWriteParams&) { return without(*this, kMla); }
 Status Backend::mla_attention(const MlaAttentionParams&) { return without(*this, kMla); }
 Status Backend::route(const RouteParams&) { return without(*this, kExperts); }

@@ -294,9 +294,13 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual const DeviceInfo& info() const = 0;
+  // Now, where info() says what it was when the backend was made. Any thread.
+  virtual uint64_t memory_free();
 
   // Memory that the ops can reach; what KV pages, arenas and vectors are made of.
   virtual Allocator* allocator() = 0;
+  // The same for the pages of one layer.
+  virtual Allocator* page_allocator(int layer);
 
   // Weights. Parts are stacked by rows into one matrix: one GEMM, not three. All [n_i, K] with the
   // same K, checked by the caller. A NaN or infinity in a weight is corrupt_error naming the tensor.
@@ -324,10 +328,18 @@ class Backend {
   // Host to device and back; on a CPU plain copies. download waits for the ops before it.
   virtual Status upload(const void* host, void* device, uint64_t bytes) = 0;
   virtual Status download(const void* device, void* host, uint64_t bytes) = 0;
+  // As upload, in the order of the ops: after those before it, before those after it.
+  virtual Status upload_between(const void* host, void* device, uint64_t bytes);
   virtual Status copy_page(const KvLayer& cache, int32_t from, int32_t to) = 0;
 
   // Called before the first op of a step; `batch` stays valid until the step's last op.
   virtual Status begin_step(const Batch& batch) = 0;
+  // A step's ops come in slices, a layer each, and between two slices may come those of other
+  // models' steps. A backend may gather a slice's calls and begin their work at its end; end_slice
+  // does not wait for it, but may wait for earlier slices. A slice that failed has no end.
+  // Slice 0 comes before the layers, slice i + 1 is layer i.
+  virtual Status start_slice(const Batch& batch, int index);
+  virtual Status end_slice();
 
   virtual Status embed(const EmbedParams& p) = 0;
   virtual Status rms_norm(const RmsNormParams& p) = 0;

@@ -53,10 +53,15 @@ Engine::~Engine() = default;
 Status Engine::allocate() {
   absl::MutexLock lock(&mu_);
   const KvShape shape = graph_->kv_shape();
-  kv_layer_bytes_ = kv_layout_.page_bytes * static_cast<uint64_t>(cache_.total_pages());
-  PONDER_ASSIGN_OR_RETURN(
-      kv_, Buffer::create(backend_->allocator(),
-                          kv_layer_bytes_ * static_cast<uint64_t>(shape.layers), "the KV cache"));
+  const uint64_t layer_bytes =
+      kv_layout_.page_bytes * static_cast<uint64_t>(cache_.total_pages());
+  std::vector<std::byte*> kv_layers;
+  for (int i = 0; i < shape.layers; ++i) {
+    PONDER_ASSIGN_OR_RETURN(
+        Buffer pages, Buffer::create(backend_->page_allocator(i), layer_bytes, "the KV cache"));
+    kv_layers.push_back(pages.as<std::byte>());
+    kv_.push_back(std::move(pages));
+  }
 
   // Run the largest step in measuring mode to learn what the arena must hold.
   std::vector<int32_t> zeros(static_cast<size_t>(options_.step_tokens), 0);
@@ -83,9 +88,8 @@ Status Engine::allocate() {
                               static_cast<uint64_t>(graph_->vocabulary()) * sizeof(float) *
                                   batch.logit_rows.size(),
                               "a step's logits"));
-  exec_ = Exec(backend_, arena_.as<std::byte>(), size, kv_.as<std::byte>(), kv_layer_bytes_,
-               kv_layout_, shape);
-  totals_.kv_bytes = kv_.size();
+  exec_ = Exec(backend_, arena_.as<std::byte>(), size, std::move(kv_layers), kv_layout_, shape);
+  totals_.kv_bytes = layer_bytes * static_cast<uint64_t>(shape.layers);
   totals_.scratch_bytes = arena_.size() + logits_.size();
   return OkStatus();
 }
@@ -199,6 +203,7 @@ bool Engine::run_slice_or_throw() {
   } else if (step.next_logits < step.logit_rows.size()) {
     run_logits();
   }
+  exec_.end_slice();
   if (!step_) return true;  // the logits were damaged: all done
   step.busy += absl::Now() - start;
   if (!exec_.status().ok()) {

@@ -152,8 +152,8 @@ class Engine {
   std::unique_ptr<ModelGraph> graph_;
   Options options_;
   KvLayout kv_layout_;
-  uint64_t kv_layer_bytes_ = 0;
-  Buffer kv_, arena_;
+  std::vector<Buffer> kv_;  // by layer
+  Buffer arena_;
   Buffer logits_;  // host copy of up to kLogitRows rows
   Exec exec_;
   const Status no_memory_;  // made beforehand: copying it takes no memory

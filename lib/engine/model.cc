@@ -5,6 +5,7 @@
 
 #include "lib/engine/engine.h"
 #include "lib/engine/model_tokenizer.h"
+#include "lib/engine/needs.h"
 #include "lib/engine/observing_backend.h"
 #include "lib/engine/plan.h"
 #include "lib/exec/loader.h"
@@ -30,14 +31,28 @@ StatusOr<std::shared_ptr<Model>> Model::load(std::shared_ptr<Runtime> runtime,
   model->runtime_ = runtime;
   PONDER_ASSIGN_OR_RETURN(const Hints hints, read_hints(options.hints));
   PONDER_ASSIGN_OR_RETURN(Backend * backend, runtime->backend(options.device));
+  OpenOptions open;
+  open.allocator = runtime->allocator();
+  PONDER_ASSIGN_OR_RETURN(ModelFiles files, open_model(std::move(source), open));
+  if (backend->info().kind == DeviceInfo::Kind::kGpu) {
+    PONDER_ASSIGN_OR_RETURN(const ModelNeeds needs, examine(*runtime, files, options));
+    if (needs.placement.any()) {
+      PONDER_ASSIGN_OR_RETURN(Backend * processor, runtime->processor());
+      runtime->log().log(LogLevel::kInfo, files.name, " does not fit into ", needs.vram_bytes,
+                         " bytes of ", backend->info().name, ": the processor takes ",
+                         needs.host_layers, " of ", needs.layers, " layers and the experts of ",
+                         needs.host_expert_layers);
+      model->placed_ = make_placed_backend(backend, processor, needs.placement);
+      backend = model->placed_.get();
+    }
+  } else if (options.vram_bytes != 0) {
+    return unsupported_error("vram_bytes is for models on a GPU; ", backend->info().name,
+                             " is none: choose another device, or leave it 0");
+  }
   if (options.observer != nullptr) {
     model->observing_ = make_observing_backend(backend, options.observer);
     backend = model->observing_.get();
   }
-
-  OpenOptions open;
-  open.allocator = runtime->allocator();
-  PONDER_ASSIGN_OR_RETURN(ModelFiles files, open_model(std::move(source), open));
   PONDER_ASSIGN_OR_RETURN(model->tokenizer_, make_tokenizer(files, runtime->log()));
   model->token_settings_ = files.tokenizer;
   model->template_source_ = files.tokenizer.chat_template;
@@ -74,8 +89,8 @@ StatusOr<std::shared_ptr<Model>> Model::load(std::shared_ptr<Runtime> runtime,
   const auto trained = static_cast<uint32_t>(config.i("max_position_embeddings", 2048));
   PONDER_RETURN_IF_ERROR(config.status());
   Engine::Options plan;
-  PONDER_RETURN_IF_ERROR(plan_memory(options, backend->info(), trained, per_token,
-                                     layout.page_tokens, &plan));
+  PONDER_RETURN_IF_ERROR(plan_memory(options, plan_device(options, backend->info()), trained,
+                                     per_token, layout.page_tokens, &plan));
   plan.kv_dtype = kv_dtype;
   plan.max_batch = hints.max_batch;
   plan.step_tokens = hints.step_tokens;

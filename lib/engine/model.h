@@ -36,6 +36,7 @@ struct ModelOptions {
   uint32_t context = 0;     // tokens of one session at the most; 0: a default that fits in memory
   uint64_t kv_bytes = 0;    // of the whole KV cache; 0: a default
   uint64_t expert_bytes = 0;  // memory for routed experts; 0: all of them stay
+  uint64_t vram_bytes = 0;  // of a GPU's memory, all the model may take; 0: most of what is free
   Precision precision = Precision::kAuto;
   std::optional<DType> kv_dtype;  // unset: the device's default
   // Nonzero stops the load with cancelled_error. Runs on the loading thread.
@@ -117,6 +118,7 @@ class Model : public std::enable_shared_from_this<Model> {
   void read_defaults(const ModelFiles& files);
 
   std::shared_ptr<Runtime> runtime_;
+  std::unique_ptr<Backend> placed_;     // over the device's and the processor's, if on both
   std::unique_ptr<Backend> observing_;  // in front of the device's, if anybody observes
   ModelInfo info_;
   std::unique_ptr<Tokenizer> tokenizer_;

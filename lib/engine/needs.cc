@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "lib/engine/engine.h"
+#include "lib/engine/placement.h"
 #include "lib/engine/plan.h"
 #include "lib/exec/loader.h"
 #include "lib/models/registry.h"
@@ -61,6 +62,7 @@ class Survey final : public Backend {
 
   uint64_t table_bytes = 0;  // embeddings: a token reads one row
   uint64_t mixtures = 0;     // layers with routed experts
+  std::vector<LayerNeeds> layers;
 
   const DeviceInfo& info() const override { return info_; }
   Allocator* allocator() override { return allocator_; }
@@ -75,6 +77,7 @@ class Survey final : public Backend {
                        : absl::StrContains(part.name, ".mlp.")     ? needs_->feed_forward_bytes
                                                                    : needs_->other_bytes;
       kind += bytes_of(part);
+      if (LayerNeeds* const layer = layer_of(part)) layer->other_bytes += bytes_of(part);
     }
     return packed;
   }
@@ -92,7 +95,9 @@ class Survey final : public Backend {
     packed->rows = up.heads * (up.nope_dim + up.value_dim);
     packed->cols = up.rank;
     for (const WeightData* part : {&up.kv, &up.k_transposed, &up.v}) {
-      if (!part->name.empty()) needs_->attention_bytes += bytes_of(*part);
+      if (part->name.empty()) continue;
+      needs_->attention_bytes += bytes_of(*part);
+      if (LayerNeeds* const layer = layer_of(*part)) layer->other_bytes += bytes_of(*part);
     }
     return packed;
   }
@@ -106,7 +111,9 @@ class Survey final : public Backend {
     ++mixtures;
     for (int64_t e = 0; e < packed->experts; ++e) {
       PONDER_ASSIGN_OR_RETURN(const ExpertWeights w, source->describe(e));
-      needs_->expert_bytes += bytes_of(w.gate) + bytes_of(w.up) + bytes_of(w.down);
+      const uint64_t bytes = bytes_of(w.gate) + bytes_of(w.up) + bytes_of(w.down);
+      needs_->expert_bytes += bytes;
+      if (LayerNeeds* const layer = layer_of(w.gate)) layer->expert_bytes += bytes;
     }
     return packed;
   }
@@ -131,6 +138,15 @@ class Survey final : public Backend {
   Status gather_rows(const GatherRowsParams&) override { return nothing(); }
 
  private:
+  // nullptr: of no layer.
+  LayerNeeds* layer_of(const WeightData& weight) {
+    const int64_t layer = layer_of_tensor(weight.name);
+    if (layer < 0 || layer > kMostLayers) return nullptr;
+    if (static_cast<size_t>(layer) >= layers.size()) layers.resize(static_cast<size_t>(layer) + 1);
+    return &layers[static_cast<size_t>(layer)];
+  }
+  static constexpr int64_t kMostLayers = 4096;
+
   static Status nothing() { return internal_error("a survey computes nothing"); }
 
   Allocator* allocator_;
@@ -179,15 +195,39 @@ void judge(uint64_t asked_budget, uint64_t mixtures, ModelNeeds* n) {
   n->expert_budget = budget;
 }
 
+// On a GPU: what goes where.
+Status judge_placement(const ModelOptions& options, const Survey& survey, ModelNeeds* n) {
+  PlacementNeeds needs;
+  needs.layers = survey.layers;
+  needs.page_bytes = n->kv_bytes / std::max(1u, n->layers);
+  needs.table_bytes = survey.table_bytes;
+  needs.fixed_bytes = n->scratch_bytes + n->attention_bytes + n->feed_forward_bytes +
+                      n->other_bytes - survey.table_bytes;
+  for (const LayerNeeds& layer : needs.layers) needs.fixed_bytes -= layer.other_bytes;
+  needs.experts_on_demand = options.expert_bytes != 0 && n->experts > 0;
+  n->vram_bytes = options.vram_bytes != 0 ? options.vram_bytes
+                                          : n->memory_free - n->memory_free / 20;
+  PONDER_ASSIGN_OR_RETURN(n->placement, place(needs, n->vram_bytes));
+  n->fit = n->placement.any() ? ModelNeeds::Fit::kPlaced : ModelNeeds::Fit::kAll;
+  n->host_layers = Placement::count(n->placement.layers_on_host);
+  n->host_expert_layers = Placement::count(n->placement.experts_on_host);
+  return OkStatus();
+}
+
 }  // namespace
 
 StatusOr<ModelNeeds> examine(Runtime& runtime, std::shared_ptr<const FileSource> source,
                              const ModelOptions& options) {
-  PONDER_ASSIGN_OR_RETURN(const Hints hints, read_hints(options.hints));
-  PONDER_ASSIGN_OR_RETURN(Backend* const backend, runtime.backend(options.device));
   OpenOptions open;
   open.allocator = runtime.allocator();
   PONDER_ASSIGN_OR_RETURN(const ModelFiles files, open_model(std::move(source), open));
+  return examine(runtime, files, options);
+}
+
+StatusOr<ModelNeeds> examine(Runtime& runtime, const ModelFiles& files,
+                             const ModelOptions& options) {
+  PONDER_ASSIGN_OR_RETURN(const Hints hints, read_hints(options.hints));
+  PONDER_ASSIGN_OR_RETURN(Backend* const backend, runtime.backend(options.device));
 
   ModelNeeds n;
   n.architecture = files.architecture;
@@ -216,15 +256,19 @@ StatusOr<ModelNeeds> examine(Runtime& runtime, std::shared_ptr<const FileSource>
   n.trained_context = static_cast<uint32_t>(config.i("max_position_embeddings", 2048));
   PONDER_RETURN_IF_ERROR(config.status());
   Engine::Options plan;
-  PONDER_RETURN_IF_ERROR(plan_memory(options, backend->info(), n.trained_context, per_token,
-                                     layout.page_tokens, &plan));
+  PONDER_RETURN_IF_ERROR(plan_memory(options, plan_device(options, backend->info()),
+                                     n.trained_context, per_token, layout.page_tokens, &plan));
   n.context = plan.context;
   n.kv_bytes = plan.kv_bytes;
   n.kv_bytes_per_1000 = per_token * 1000;
   PONDER_ASSIGN_OR_RETURN(n.scratch_bytes, scratch_bytes(*graph, hints.step_tokens));
   n.memory_total = backend->info().memory_total;
-  n.memory_free = backend->info().memory_free;
-  judge(options.expert_bytes, survey.mixtures, &n);
+  n.memory_free = backend->memory_free();
+  if (backend->info().kind == DeviceInfo::Kind::kGpu) {
+    PONDER_RETURN_IF_ERROR(judge_placement(options, survey, &n));
+  } else {
+    judge(options.expert_bytes, survey.mixtures, &n);
+  }
   return n;
 }
 

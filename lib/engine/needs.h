@@ -5,11 +5,14 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "lib/base/status.h"
+#include "lib/device/placed_backend.h"
 #include "lib/engine/model.h"
 #include "lib/engine/runtime.h"
 #include "lib/format/file_source.h"
+#include "lib/format/model_files.h"
 
 namespace ponder::engine {
 
@@ -31,8 +34,13 @@ struct ModelNeeds {
     kNot = 0,       // not even with experts on demand
     kOnDemand = 1,  // with expert_bytes, set to expert_budget
     kAll = 2,       // everything stays in memory
+    kPlaced = 3,    // parts of it on the processor, as `placement` says
   };
   Fit fit = Fit::kNot;
+  // On a GPU: what the model may take of its memory, and what the processor takes over.
+  uint64_t vram_bytes = 0;
+  Placement placement;
+  uint32_t host_layers = 0, host_expert_layers = 0;
 
   uint64_t resident_bytes() const {  // all but the experts
     return attention_bytes + feed_forward_bytes + other_bytes + kv_bytes + scratch_bytes;
@@ -41,6 +49,8 @@ struct ModelNeeds {
 
 // Errors as Model::load.
 StatusOr<ModelNeeds> examine(Runtime& runtime, std::shared_ptr<const FileSource> source,
+                             const ModelOptions& options);
+StatusOr<ModelNeeds> examine(Runtime& runtime, const ModelFiles& files,
                              const ModelOptions& options);
 
 }  // namespace ponder::engine

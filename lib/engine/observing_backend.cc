@@ -11,6 +11,7 @@ class ObservingBackend final : public Backend {
 
   const DeviceInfo& info() const override { return to_->info(); }
   Allocator* allocator() override { return to_->allocator(); }
+  Allocator* page_allocator(int layer) override { return to_->page_allocator(layer); }
 
   StatusOr<std::unique_ptr<PackedWeight>> pack_linear(std::span<const WeightData> parts,
                                                       const PackOptions& options) override {
@@ -59,10 +60,17 @@ class ObservingBackend final : public Backend {
   Status download(const void* device, void* host, uint64_t bytes) override {
     return to_->download(device, host, bytes);
   }
+  Status upload_between(const void* host, void* device, uint64_t bytes) override {
+    return to_->upload_between(host, device, bytes);
+  }
   Status copy_page(const KvLayer& cache, int32_t from, int32_t to) override {
     return to_->copy_page(cache, from, to);
   }
   Status begin_step(const Batch& batch) override { return to_->begin_step(batch); }
+  Status start_slice(const Batch& batch, int index) override {
+    return to_->start_slice(batch, index);
+  }
+  Status end_slice() override { return to_->end_slice(); }
   Status embed(const EmbedParams& p) override { return to_->embed(p); }
   Status rms_norm(const RmsNormParams& p) override { return to_->rms_norm(p); }
   Status rope_table(const RopeTableParams& p) override { return to_->rope_table(p); }

@@ -31,6 +31,13 @@ StatusOr<Hints> read_hints(const std::map<std::string, std::string>& values) {
   return hints;
 }
 
+DeviceInfo plan_device(const ModelOptions& options, DeviceInfo device) {
+  if (device.kind == DeviceInfo::Kind::kGpu && options.vram_bytes != 0) {
+    device.memory_total = std::min(device.memory_total, options.vram_bytes);
+  }
+  return device;
+}
+
 Status plan_memory(const ModelOptions& options, const DeviceInfo& device, uint32_t trained,
                    uint64_t bytes_per_token, int32_t page_tokens, Engine::Options* plan) {
   if (options.context > trained) {

@@ -20,6 +20,9 @@ struct Hints {
 
 StatusOr<Hints> read_hints(const std::map<std::string, std::string>& values);
 
+// The device as a model may use it: vram_bytes is all there is of it.
+DeviceInfo plan_device(const ModelOptions& options, DeviceInfo device);
+
 // How long a context and how large a cache: what was asked for, else what fits.
 Status plan_memory(const ModelOptions& options, const DeviceInfo& device, uint32_t trained,
                    uint64_t bytes_per_token, int32_t page_tokens, Engine::Options* plan);

@@ -63,6 +63,13 @@ StatusOr<Backend*> Runtime::backend(uint32_t index) {
   return slot.backend.get();
 }
 
+StatusOr<Backend*> Runtime::processor() {
+  for (uint32_t i = 0; i < device_infos_.size(); ++i) {
+    if (device_infos_[i].kind == DeviceInfo::Kind::kCpu) return backend(i);
+  }
+  return unsupported_error("this build cannot compute on the processor");
+}
+
 // ---- driving ----------------------------------------------------------------------------------
 
 void Runtime::notify() {

@@ -58,6 +58,8 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
   // ---- for Model, Session and Generation ----
   // The backend of devices()[index], made at first use.
   StatusOr<Backend*> backend(uint32_t index);
+  // That of the first device that is a processor.
+  StatusOr<Backend*> processor();
   void add_model(Model* model);
   void remove_model(Model* model);  // waits until the driver is not inside it
   void add_generation(Generation* generation);

@@ -13,12 +13,22 @@ void Exec::begin_step(const Batch& batch) {
   status_ = OkStatus();
   step_used_ = 0;
   rope_tables_.clear();
+  batch_ = &batch;
+  in_slice_ = false;
   if (live()) run(backend_->begin_step(batch));
 }
 
 void Exec::start_slice(int index) {
+  end_slice();
   half_ = index & 1;
   half_used_ = 0;
+  if (live()) run(backend_->start_slice(*batch_, index));
+  in_slice_ = true;
+}
+
+void Exec::end_slice() {
+  if (in_slice_ && live()) run(backend_->end_slice());
+  in_slice_ = false;
 }
 
 bool Exec::expect(bool ok, absl::string_view op, const Tensor& x, absl::string_view wanted) {
@@ -53,7 +63,7 @@ Tensor Exec::result(std::initializer_list<int64_t> dims) {
 
 KvLayer Exec::kv(int layer) const {
   KvLayer l;
-  if (kv_base_ != nullptr) l.base = kv_base_ + static_cast<uint64_t>(layer) * kv_layer_bytes_;
+  if (!kv_layers_.empty()) l.base = kv_layers_[static_cast<size_t>(layer)];
   l.layout = kv_layout_;
   l.shape = kv_shape_;
   return l;

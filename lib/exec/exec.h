@@ -71,15 +71,16 @@ class Exec {
  public:
   // Measuring mode: no backend is called and no memory touched.
   Exec() = default;
-  // `arena` has size.total() bytes of the backend's memory; `kv_base` the pages, layer by layer.
-  Exec(Backend* backend, std::byte* arena, const ArenaSize& size, std::byte* kv_base,
-       uint64_t kv_layer_bytes, const KvLayout& kv_layout, const KvShape& kv_shape)
-      : backend_(backend), arena_(arena), size_(size), kv_base_(kv_base),
-        kv_layer_bytes_(kv_layer_bytes), kv_layout_(kv_layout), kv_shape_(kv_shape) {}
+  // `arena` has size.total() bytes of the backend's memory; `kv_layers` are each layer's pages.
+  Exec(Backend* backend, std::byte* arena, const ArenaSize& size,
+       std::vector<std::byte*> kv_layers, const KvLayout& kv_layout, const KvShape& kv_shape)
+      : backend_(backend), arena_(arena), size_(size), kv_layers_(std::move(kv_layers)),
+        kv_layout_(kv_layout), kv_shape_(kv_shape) {}
 
   // ---- for the runner: begin_step, then start_slice(0), (1), ... around begin, each layer, end ----
   void begin_step(const Batch& batch);
-  void start_slice(int index);
+  void start_slice(int index);  // also ends the one before
+  void end_slice();             // the device begins its work, if it has not
   const Status& status() const { return status_; }
   // Measuring mode: what the calls since construction needed.
   const ArenaSize& measured() const { return size_; }
@@ -120,12 +121,13 @@ class Exec {
   Backend* backend_ = nullptr;  // null: measuring
   std::byte* arena_ = nullptr;
   ArenaSize size_;
-  std::byte* kv_base_ = nullptr;
-  uint64_t kv_layer_bytes_ = 0;
+  std::vector<std::byte*> kv_layers_;
   KvLayout kv_layout_;
   KvShape kv_shape_;
 
   Status status_;
+  const Batch* batch_ = nullptr;  // of this step
+  bool in_slice_ = false;
   int half_ = 0;
   uint64_t step_used_ = 0, half_used_ = 0;
   std::vector<std::pair<const Rope*, Tensor>> rope_tables_;  // of this step

@@ -46,7 +46,7 @@ static const row rows[] = {
     OFFSET(ponder_device_info, kind, 48),
     OFFSET(ponder_device_info, index, 52),
 
-    SIZE(ponder_model_needs, 128),
+    SIZE(ponder_model_needs, 144),
     OFFSET(ponder_model_needs, parameters, 0),
     OFFSET(ponder_model_needs, weight_bytes, 8),
     OFFSET(ponder_model_needs, attention_bytes, 16),
@@ -66,6 +66,9 @@ static const row rows[] = {
     OFFSET(ponder_model_needs, context, 116),
     OFFSET(ponder_model_needs, trained_context, 120),
     OFFSET(ponder_model_needs, fits, 124),
+    OFFSET(ponder_model_needs, host_layers, 128),
+    OFFSET(ponder_model_needs, host_expert_layers, 132),
+    OFFSET(ponder_model_needs, vram_bytes, 136),
 
     SIZE(ponder_model_info, 184),
     OFFSET(ponder_model_info, architecture, 0),

@@ -39,9 +39,8 @@ class Cache {
     layer_.layout = *layout;
     EXPECT_EQ(layer_.layout.page_bytes % 64, 0u);
     // What was never written is NaN, and nobody may notice.
-    memory_.assign(static_cast<size_t>(pages) * layer_.layout.page_bytes + 64, std::byte{0xff});
-    auto address = reinterpret_cast<uintptr_t>(memory_.data());
-    layer_.base = memory_.data() + (64 - address % 64) % 64;
+    memory_ = machine.unwritten(static_cast<uint64_t>(pages) * layer_.layout.page_bytes);
+    layer_.base = memory_.as<std::byte>();
     free_.resize(static_cast<size_t>(pages));
     std::iota(free_.begin(), free_.end(), 0);
     std::shuffle(free_.begin(), free_.end(), std::mt19937(9));
@@ -104,7 +103,7 @@ class Cache {
   const Machine& machine_;
   Heads shape_;
   KvLayer layer_;
-  std::vector<std::byte> memory_;
+  Buffer memory_;
   std::vector<int32_t> free_;
 };
 

@@ -14,11 +14,15 @@
 #include <string>
 #include <vector>
 
+#if defined(PONDER_HAVE_CUDA)
+#include "backends/cuda/cuda.h"
+#endif
 #include "backends/onednn/onednn.h"
 #include "backends/ref/ref.h"
 #include "gtest/gtest.h"
 #include "lib/device/backend.h"
 #include "lib/tensor/half.h"
+#include "tests/conformance/staging_backend.h"
 
 namespace ponder {
 
@@ -68,6 +72,10 @@ inline std::vector<Target> targets() {
     all.push_back({absl::StrCat("onednn_", cpu::isa_name(isa)), isa <= cpu::detect_isa(),
                    [isa](const BackendContext& c) { return make_onednn_backend(c, isa); }});
   }
+#if defined(PONDER_HAVE_CUDA)
+  all.push_back({"cuda", !cuda_factory()->devices({default_allocator(), nullptr, {}}).empty(),
+                 [](const BackendContext& c) { return cuda_factory()->create(0, c); }});
+#endif
   return all;
 }
 
@@ -86,8 +94,19 @@ struct Machine {
     auto made = target.make(context);
     EXPECT_TRUE(made.ok()) << made.status();
     backend = *std::move(made);
+    if (backend->info().kind == DeviceInfo::Kind::kGpu) {
+      backend = std::make_unique<StagingBackend>(std::move(backend));
+    }
   }
   Backend* operator->() const { return backend.get(); }
+  // The device's memory in which every number is a NaN.
+  Buffer unwritten(uint64_t bytes) const {
+    auto memory = Buffer::create(backend->allocator(), bytes, "a test's cache");
+    EXPECT_TRUE(memory.ok()) << memory.status();
+    const std::vector<std::byte> nan(bytes, std::byte{0xff});
+    EXPECT_TRUE(backend->upload(nan.data(), memory->data(), bytes).ok());
+    return *std::move(memory);
+  }
 };
 
 inline Machine reference(uint32_t threads = 4) { return Machine(targets()[0], threads); }
@@ -96,9 +115,13 @@ inline Machine reference(uint32_t threads = 4) { return Machine(targets()[0], th
 class Conformance : public ::testing::TestWithParam<Target> {
  protected:
   void SetUp() override {
-    if (!GetParam().available) GTEST_SKIP() << "this processor cannot run " << GetParam().name;
+    if (GetParam().available) return;
+    if (GetParam().name == "cuda") GTEST_SKIP() << "no CUDA device";
+    GTEST_SKIP() << "this processor cannot run " << GetParam().name;
   }
-  bool rounds_activations() const { return GetParam().name == "onednn_avx512_bf16"; }
+  bool rounds_activations() const {
+    return GetParam().name == "onednn_avx512_bf16" || GetParam().name == "cuda";
+  }
 };
 
 inline std::string target_name(const ::testing::TestParamInfo<Target>& info) {

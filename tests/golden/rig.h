@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "lib/base/json.h"
+#include "lib/device/placed_backend.h"
 #include "lib/device/registry.h"
 #include "lib/exec/exec.h"
 #include "lib/exec/loader.h"
@@ -30,7 +31,7 @@ namespace fs = std::filesystem;
 inline const fs::path kOracle = fs::path(PONDER_SHARED_DIR) / "oracle";
 
 // Hands everything on to another backend and keeps what the routers chose.
-class RoutingSpy final : public Backend {
+class RoutingSpy : public Backend {
  public:
   explicit RoutingSpy(std::unique_ptr<Backend> to) : to_(std::move(to)) {}
 
@@ -42,6 +43,7 @@ class RoutingSpy final : public Backend {
 
   const DeviceInfo& info() const override { return to_->info(); }
   Allocator* allocator() override { return to_->allocator(); }
+  Allocator* page_allocator(int layer) override { return to_->page_allocator(layer); }
   StatusOr<std::unique_ptr<PackedWeight>> pack_linear(std::span<const WeightData> parts,
                                                       const PackOptions& o) override {
     return to_->pack_linear(parts, o);
@@ -73,7 +75,14 @@ class RoutingSpy final : public Backend {
   Status copy_page(const KvLayer& cache, int32_t from, int32_t to) override {
     return to_->copy_page(cache, from, to);
   }
+  Status upload_between(const void* host, void* device, uint64_t bytes) override {
+    return to_->upload_between(host, device, bytes);
+  }
   Status begin_step(const Batch& batch) override { return to_->begin_step(batch); }
+  Status start_slice(const Batch& batch, int index) override {
+    return to_->start_slice(batch, index);
+  }
+  Status end_slice() override { return to_->end_slice(); }
   Status embed(const EmbedParams& p) override { return to_->embed(p); }
   Status rms_norm(const RmsNormParams& p) override { return to_->rms_norm(p); }
   Status linear(const LinearParams& p) override { return to_->linear(p); }
@@ -90,9 +99,13 @@ class RoutingSpy final : public Backend {
     PONDER_RETURN_IF_ERROR(to_->route(p));
     std::vector<Row>& rows = routed.emplace_back();
     for (int64_t t = 0; t < p.ids.dim[0]; ++t) {
+      const auto k = static_cast<size_t>(p.ids.dim[1]);
+      Row row{std::vector<int32_t>(k), std::vector<float>(k)};
       const auto* ids = static_cast<const int32_t*>(p.ids.data) + t * p.ids.stride[0];
       const float* weights = p.weights.f32() + t * p.weights.stride[0];
-      rows.push_back({{ids, ids + p.ids.dim[1]}, {weights, weights + p.ids.dim[1]}});
+      PONDER_RETURN_IF_ERROR(to_->download(ids, row.ids.data(), k * sizeof(int32_t)));
+      PONDER_RETURN_IF_ERROR(to_->download(weights, row.weights.data(), k * sizeof(float)));
+      rows.push_back(std::move(row));
     }
     return OkStatus();
   }
@@ -108,13 +121,13 @@ class Rig {
   static constexpr int kMaxRows = 128;
   static constexpr int kContext = 448;
 
-  // `expert_bytes`: what experts may take; 0: they stay.
+  // `expert_bytes`: what experts may take; 0: they stay. `placement`: over two of the backend.
   Rig(const std::string& path, const std::string& backend_name, const GraphOptions& options = {},
-      uint64_t expert_bytes = 0, Mapping mapping = Mapping::kAuto)
+      uint64_t expert_bytes = 0, Mapping mapping = Mapping::kAuto, const Placement& placement = {})
       : Rig(open_model_path(path, {.mapping = mapping}).value(), backend_name, options,
-            expert_bytes) {}
+            expert_bytes, placement) {}
   Rig(ModelFiles files, const std::string& backend_name, const GraphOptions& options = {},
-      uint64_t expert_bytes = 0)
+      uint64_t expert_bytes = 0, const Placement& placement = {})
       : files_(std::make_unique<ModelFiles>(std::move(files))) {
     pool_ = make_thread_pool(2).value();
     const BackendContext context{default_allocator(), pool_.get(), {}};
@@ -122,7 +135,13 @@ class Rig {
       const std::vector<DeviceInfo> devices = factory->devices(context);
       for (uint32_t i = 0; i < devices.size(); ++i) {
         if (devices[i].backend == backend_name && backend_ == nullptr) {
-          backend_ = std::make_unique<RoutingSpy>(factory->create(i, context).value());
+          std::unique_ptr<Backend> made = factory->create(i, context).value();
+          if (placement.any()) {
+            device_ = std::move(made);
+            host_ = factory->create(i, context).value();
+            made = make_placed_backend(device_.get(), host_.get(), placement);
+          }
+          backend_ = std::make_unique<RoutingSpy>(std::move(made));
         }
       }
     }
@@ -145,9 +164,11 @@ class Rig {
     // Not in order: a page table that is ignored would show.
     for (int p = 0; p < pages; ++p) pages_.push_back((p * 5 + 3) % pages);
     const uint64_t layer_bytes = layout.page_bytes * static_cast<uint64_t>(pages);
-    kv_ = Buffer::create(backend_->allocator(), layer_bytes * static_cast<uint64_t>(shape.layers),
-                         "KV")
-              .value();
+    std::vector<std::byte*> kv_layers;
+    for (int i = 0; i < shape.layers; ++i) {
+      kv_.push_back(Buffer::create(backend_->page_allocator(i), layer_bytes, "KV").value());
+      kv_layers.push_back(kv_.back().as<std::byte>());
+    }
     std::vector<int32_t> zeros(kMaxRows, 0);
     Batch batch;
     batch.tokens = batch.positions = batch.logit_rows = zeros;
@@ -160,8 +181,7 @@ class Rig {
     }
     const ArenaSize size = measure.measured();
     arena_ = Buffer::create(backend_->allocator(), size.total(), "arena").value();
-    exec_ = Exec(backend_.get(), arena_.as<std::byte>(), size, kv_.as<std::byte>(), layer_bytes,
-                 layout, shape);
+    exec_ = Exec(backend_.get(), arena_.as<std::byte>(), size, kv_layers, layout, shape);
   }
 
   bool ok() const { return graph_ != nullptr; }
@@ -194,8 +214,13 @@ class Rig {
       const Tensor out = run(exec_, batch, hidden);
       EXPECT_TRUE(exec_.status().ok()) << exec_.status();
       if (!exec_.status().ok()) return {};
+      const auto width = static_cast<size_t>(out.dim[1]);
       for (int i = 0; i < n; ++i) {
-        logits.emplace_back(out.f32() + i * out.dim[1], out.f32() + (i + 1) * out.dim[1]);
+        logits.emplace_back(width);
+        EXPECT_TRUE(backend_
+                        ->download(out.f32() + i * out.dim[1], logits.back().data(),
+                                   width * sizeof(float))
+                        .ok());
       }
       position_ += n;
       at += static_cast<size_t>(n);
@@ -242,8 +267,12 @@ class Rig {
     auto keep = [&](int row, const Tensor& h) {
       if (hidden == nullptr) return;
       for (int64_t t = 0; t < h.dim[0]; ++t) {
-        (*hidden)[static_cast<size_t>(row)].emplace_back(h.f32() + t * h.dim[1],
-                                                         h.f32() + (t + 1) * h.dim[1]);
+        std::vector<float>& values = (*hidden)[static_cast<size_t>(row)].emplace_back(
+            static_cast<size_t>(h.dim[1]));
+        EXPECT_TRUE(backend_
+                        ->download(h.f32() + t * h.dim[1], values.data(),
+                                   values.size() * sizeof(float))
+                        .ok());
       }
     };
     cx.begin_step(batch);
@@ -273,6 +302,7 @@ class Rig {
   }
 
   std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<Backend> device_, host_;  // under backend_, if it is placed on both
   std::unique_ptr<RoutingSpy> backend_;
   Status status_;
   int64_t width_ = 0;
@@ -280,7 +310,8 @@ class Rig {
   WeightStore store_;
   std::unique_ptr<ModelGraph> graph_;
   std::vector<int32_t> pages_;
-  Buffer kv_, arena_;
+  std::vector<Buffer> kv_;  // by layer
+  Buffer arena_;
   Exec exec_;
   int32_t position_ = 0;
 };

@@ -63,6 +63,7 @@ Json describe(const Loaded& loaded) {
 Json describe_needs(const ponder_model_needs& n) {
   const char* fits = n.fits == PONDER_FITS_ALL         ? "all"
                      : n.fits == PONDER_FITS_ON_DEMAND ? "experts on demand"
+                     : n.fits == PONDER_FITS_PLACED    ? "on GPU and processor"
                                                        : "not";
   return {{"fits", fits},
           {"parameters", n.parameters},
@@ -79,6 +80,9 @@ Json describe_needs(const ponder_model_needs& n) {
           {"memory_free", n.memory_free},
           {"expert_budget", n.expert_budget},
           {"layers", n.layers},
+          {"host_layers", n.host_layers},
+          {"host_expert_layers", n.host_expert_layers},
+          {"vram_bytes", n.vram_bytes},
           {"experts", n.experts},
           {"experts_chosen", n.experts_chosen},
           {"context", n.context},
@@ -92,6 +96,12 @@ std::string plan(const ponder_model_needs& n) {
   const uint64_t all = resident + n.expert_bytes;
   const std::string free = human_bytes(n.memory_free) + " free";
   if (n.fits == PONDER_FITS_ALL) return "fits: " + human_bytes(all) + " of " + free;
+  if (n.fits == PONDER_FITS_PLACED) {
+    return "fits on both: of " + human_bytes(all) + " the GPU may take " +
+           human_bytes(n.vram_bytes) + "; the processor takes the embedding, " +
+           std::to_string(n.host_layers) + " of " + std::to_string(n.layers) +
+           " layers and the experts of " + std::to_string(n.host_expert_layers) + " others";
+  }
   if (n.fits == PONDER_FITS_ON_DEMAND) {
     return "fits with experts on demand: " + human_bytes(resident) + " stay, experts share " +
            human_bytes(n.expert_budget) + " for their " + human_bytes(n.expert_bytes) +

@@ -93,6 +93,12 @@ void ModelArguments::add_options(CLI::App& app) {
       ->transform(CLI::AsSizeValue(true))
       ->type_name("SIZE")
       ->group(group);
+  app.add_option("--vram-bytes", vram_bytes,
+                 "Memory of a GPU that the model may take, such as 16G; the processor takes the "
+                 "rest; 0: most of what is free")
+      ->transform(CLI::AsSizeValue(true))
+      ->type_name("SIZE")
+      ->group(group);
   app.add_option("--hint", hints, "Tuning of this release (docs/api/models.md); may be repeated")
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false)
@@ -114,6 +120,7 @@ void ModelArguments::apply(const Runtime& runtime, const ModelOptions& made) con
   check(ponder_model_options_set_device(options, find_device(runtime, device)), "--device");
   check(ponder_model_options_set_context(options, context), "--context");
   check(ponder_model_options_set_expert_bytes(options, expert_bytes), "--expert-bytes");
+  check(ponder_model_options_set_vram_bytes(options, vram_bytes), "--vram-bytes");
   check(ponder_model_options_set_precision(
             options, precision == "f32" ? PONDER_PRECISION_F32 : PONDER_PRECISION_AUTO),
         "--precision");

@@ -36,6 +36,7 @@ struct ModelArguments {
   uint32_t threads = 0;
   uint32_t context = 0;
   uint64_t expert_bytes = 0;
+  uint64_t vram_bytes = 0;
   std::vector<std::string> hints;
 
   void add_positional(CLI::App& app);  // [MODEL]

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -43,8 +44,10 @@ struct Block {
   uint64_t slots[kMostThreads];
   uint32_t registers[kMostThreads][8];
   uint64_t steps_without_news = 0;
+  std::vector<uint4> shared;
 };
 Block block;
+std::map<const void*, Invoke> kernels;
 
 void enter() {
   (*block.body)();
@@ -87,6 +90,7 @@ void run_block() {
     makecontext(&fiber.context, enter, 0);
   }
   block.steps_without_news = 0;
+  std::fill(block.shared.begin(), block.shared.end(), uint4{~0u, ~0u, ~0u, ~0u});
   for (bool left = true; left;) {
     left = false;
     for (unsigned i = 0; i < block.threads; ++i) {
@@ -105,12 +109,17 @@ void run_block() {
 
 }  // namespace
 
-void run(dim3 grid, unsigned threads, const std::function<void()>& body) {
+void know(const void* kernel, Invoke invoke) { kernels[kernel] = invoke; }
+Invoke invoke_of(const void* kernel) { return kernels.at(kernel); }
+char* dynamic_shared() { return reinterpret_cast<char*>(block.shared.data()); }
+
+void run(dim3 grid, unsigned threads, int64_t shared_bytes, const std::function<void()>& body) {
   while (block.fibers.size() < threads) {
     block.fibers.emplace_back().stack = std::make_unique<char[]>(kStack);
   }
   block.threads = threads;
   block.body = &body;
+  block.shared.resize(static_cast<size_t>(shared_bytes + 15) / 16);
   place.block_size = dim3(threads);
   place.grid_size = grid;
   for (unsigned y = 0; y < grid.y; ++y) {

@@ -9,7 +9,10 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <tuple>
 #include <type_traits>
+
+#include "backends/cuda/enqueue.h"
 
 struct dim3 {
   unsigned x, y, z;
@@ -29,7 +32,23 @@ extern Place place;
 
 // Runs body() for every thread of every block. Ends the test program when threads of a block wait
 // for different things: such a kernel hangs on a device.
-void run(dim3 grid, unsigned threads, const std::function<void()>& body);
+void run(dim3 grid, unsigned threads, int64_t shared_bytes, const std::function<void()>& body);
+// The running block's dynamic shared memory; NaN until written.
+char* dynamic_shared();
+
+// Calls a kernel with the arguments that `values` point at: how emulated_runtime.cc runs a launch.
+using Invoke = void (*)(const void* kernel, void* const* values);
+// Kernels are known from their first launch on.
+void know(const void* kernel, Invoke invoke);
+Invoke invoke_of(const void* kernel);
+template <typename... Params>
+void invoke(const void* kernel, void* const* values) {
+  [&]<size_t... kI>(std::index_sequence<kI...>) {
+    reinterpret_cast<void (*)(Params...)>(const_cast<void*>(kernel))(
+        *static_cast<Params*>(values[kI])...);
+  }
+  (std::index_sequence_for<Params...>());
+}
 void block_barrier();
 // All lanes give 64 bits and then get those of lane `from`; also a barrier of the warp.
 uint64_t exchange(uint64_t mine, unsigned from);
@@ -69,9 +88,17 @@ namespace ponder::cuda {
 using std::cos, std::exp, std::fma, std::sin;
 
 template <typename... Params, typename... Args>
-void launch(void*, dim3 grid, unsigned threads, void (*kernel)(Params...), Args... args) {
-  emulation::run(grid, threads, [&] { kernel(args...); });
+void launch_shared(Stream s, dim3 grid, unsigned threads, int64_t bytes, void (*kernel)(Params...),
+                   Args... args) {
+  emulation::know(reinterpret_cast<const void*>(kernel), &emulation::invoke<Params...>);
+  const LaunchShape shape{nullptr, {grid.x, grid.y, grid.z}, threads, static_cast<uint32_t>(bytes)};
+  enqueue_call(s, shape, kernel, args...);
 }
+template <typename... Params, typename... Args>
+void launch(Stream s, dim3 grid, unsigned threads, void (*kernel)(Params...), Args... args) {
+  launch_shared(s, grid, threads, 0, kernel, args...);
+}
+inline char* dynamic_shared() { return emulation::dynamic_shared(); }
 
 // The registers' places are those of PTX's mma.m16n8k16.
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

@@ -8,9 +8,17 @@ namespace ponder::cuda::emulation {
 struct Faults {
   int devices = 1;                      // how many there are
   uint64_t memory = uint64_t{1} << 40;  // bytes that allocate() gives out before it fails
-  bool lose_device = false;             // the next check finds a kernel fault
+  bool lose_device = false;             // the next launch is a kernel's fault
+  bool refuse_graphs = false;
 };
 extern Faults faults;
-extern int64_t allocations;  // living ones
+extern int64_t allocations;  // living ones, of both kinds of memory
+extern int64_t made;         // allocations ever
+extern int64_t waits;        // times that the host waited for the device
+struct Graphs {
+  uint64_t recorded = 0, replayed = 0, forgotten = 0;
+  uint64_t launched = 0;  // kernels outside graphs
+};
+extern Graphs graphs;
 
 }  // namespace ponder::cuda::emulation

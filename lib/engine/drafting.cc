@@ -32,16 +32,21 @@ double Acceptance::chance(int32_t n) const {
   return chance;
 }
 
+void settle(double* estimate, double seconds) {
+  if (!(seconds > 0)) return;
+  if (*estimate == 0) {
+    *estimate = seconds;
+  } else {
+    *estimate +=
+        (seconds < *estimate ? 0.5 : 0.1) * (std::min(seconds, 2 * *estimate) - *estimate);
+  }
+}
+
 void StepTimes::record(int32_t rows, double seconds) {
   if (rows < 1 || rows > kMaxRows || !(seconds > 0)) return;
   Entry& entry = entries_[static_cast<size_t>(rows)];
-  if (!known(rows)) {
-    entry.seconds = seconds;
-  } else {
-    // What makes a step slower than it need be is somebody else's work: be slow to believe it.
-    entry.seconds += (seconds < entry.seconds ? 0.5 : 0.1) *
-                     (std::min(seconds, 2 * entry.seconds) - entry.seconds);
-  }
+  if (!known(rows)) entry.seconds = 0;
+  settle(&entry.seconds, seconds);
   entry.seen = ++steps_;
 }
 

@@ -37,8 +37,7 @@ void settle(double* estimate, double seconds) {
   if (*estimate == 0) {
     *estimate = seconds;
   } else {
-    *estimate +=
-        (seconds < *estimate ? 0.5 : 0.1) * (std::min(seconds, 2 * *estimate) - *estimate);
+    *estimate += (seconds < *estimate ? 0.5 : 0.1) * (std::min(seconds, 2 * *estimate) - *estimate);
   }
 }
 

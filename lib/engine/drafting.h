@@ -39,8 +39,8 @@ class Acceptance {
   std::array<Place, kMaxDraft> places_ = {};
 };
 
-// Makes *estimate follow what was measured; 0 is "nothing yet". What makes work slower than it need be
-// is somebody else's: that is believed slowly.
+// Makes *estimate follow what was measured; 0 is "nothing yet". What makes work slower than it need
+// be is somebody else's: that is believed slowly.
 void settle(double* estimate, double seconds);
 
 // What is known of the drafts of one maker, a layer or a model, from all texts it drafted for.

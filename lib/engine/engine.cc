@@ -30,8 +30,7 @@ StatusOr<std::unique_ptr<Engine>> Engine::create(Model* model, Backend* backend,
 }
 
 Engine::Engine(Model* model, Backend* backend, std::unique_ptr<ModelGraph> graph,
-               std::unique_ptr<WeightStore> weights, const Options& options,
-               const KvLayout& layout)
+               std::unique_ptr<WeightStore> weights, const Options& options, const KvLayout& layout)
     : model_(model),
       backend_(backend),
       weights_(std::move(weights)),
@@ -342,8 +341,7 @@ bool Engine::plan() {
     const int64_t spare = budget - std::count(pending.begin(), pending.end(), 1);
     const bool prefills =
         std::any_of(pending.begin(), pending.end(), [](int64_t n) { return n > 1; });
-    const std::vector<int32_t> drafts =
-        drafts_.choose(running_, prefills ? spare / 2 : spare);
+    const std::vector<int32_t> drafts = drafts_.choose(running_, prefills ? spare / 2 : spare);
     for (int32_t n : drafts) budget -= n;
     const std::vector<int32_t> rows = plan_rows(pending, budget);
     // First everybody's own rows, which may take pages from the idle and the younger.
@@ -576,7 +574,7 @@ void Engine::commit() {
       decode_rows_ += decoded;
       const double drafting = step.drafting ? draft_layer_->seconds() : 0;
       drafts_.record_step(static_cast<int32_t>(step.tokens.size()),
-                               absl::ToDoubleSeconds(step.busy) - drafting);
+                          absl::ToDoubleSeconds(step.busy) - drafting);
     } else if (decoding == 0) {
       prefill_s_ += seconds;
       prefill_rows_ += step.tokens.size();

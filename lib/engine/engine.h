@@ -1,8 +1,8 @@
 // Engine: continuous batching of one model's sequences. Plan, run, commit.
 //
 //   plan    (lock held)  admit waiting sequences, hand out rows and pages -> Step, plain data
-//   run     (no lock)    begin, each layer, end, and the draft layer's passes: a slice each, so that
-//                        cancel and the host's frame budget take effect at the next layer boundary
+//   run     (no lock)    begin, each layer, end, and the draft layer's passes: a slice each, so
+//                        that cancel and the host's frame budget take effect at the next boundary
 //   commit  (lock held)  advance the timelines, publish full blocks, append the sampled tokens
 //
 // Only commit changes sequences, so a step that fails or is abandoned leaves no trace.
@@ -164,8 +164,7 @@ class Engine {
   // Drafters begin what pays. True: the next step waits for them.
   bool wait_for_drafts();
   // What the draft pass is to make for each of `chosen`, of whom some are null, for the next step.
-  std::vector<int32_t> want_drafts(std::span<Sequence* const> chosen,
-                                   std::span<const int32_t> rows)
+  std::vector<int32_t> want_drafts(std::span<Sequence* const> chosen, std::span<const int32_t> rows)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // The rows that stay, with the tokens after them.
   DraftPairs pairs_of(const Step& step) const;

@@ -63,7 +63,8 @@ StatusOr<std::shared_ptr<Model>> Model::load(std::shared_ptr<Runtime> runtime,
     pack.expert_cache = weights->expert_cache.get();
   }
   const Loader loader(*files.weights, backend, pack, weights.get(), progress);
-  PONDER_ASSIGN_OR_RETURN(std::unique_ptr<ModelGraph> graph, make_model(config, loader, {.draft_layer = options.draft_layer}));
+  PONDER_ASSIGN_OR_RETURN(std::unique_ptr<ModelGraph> graph,
+                          make_model(config, loader, {.draft_layer = options.draft_layer}));
   if (options.draft_layer && !graph->has_draft_layer()) return no_draft_layer(files.name);
 
   const KvShape shape = graph->kv_shape();

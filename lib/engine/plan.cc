@@ -81,8 +81,7 @@ StatusOr<StepMemory> step_memory(const ModelGraph& graph, int32_t step_tokens) {
   const std::vector<int32_t> zeros(static_cast<size_t>(step_tokens), 0);
   Batch batch;
   batch.tokens = batch.positions = zeros;
-  batch.logit_rows =
-      std::span(zeros).first(static_cast<size_t>(std::min(kLogitRows, step_tokens)));
+  batch.logit_rows = std::span(zeros).first(static_cast<size_t>(std::min(kLogitRows, step_tokens)));
   Exec measure;
   measure.begin_step(batch);
   measure.start_slice(0);

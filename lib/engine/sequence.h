@@ -43,11 +43,11 @@ struct ScoreSink {
   std::vector<float> top_logprobs;
 };
 
-// A text that a model reads, and goes on with, for the speculation of another (draft_model.h): always
-// its likeliest tokens, no events. The driver's alone.
+// A text that a model reads, and goes on with, for the speculation of another (draft_model.h):
+// always its likeliest tokens, no events. The driver's alone.
 struct DraftSink {
   enum class State { kUnderWay, kDone, kFailed };  // kFailed: no room, cancelled, or worse
-  int32_t wanted = 0;  // tokens; 0: the text is only read
+  int32_t wanted = 0;                              // tokens; 0: the text is only read
   State state = State::kUnderWay;
   std::vector<int32_t> tokens;
 };

@@ -166,9 +166,9 @@ StatusOr<std::shared_ptr<Generation>> Session::submit(const Request& request) {
   PONDER_ASSIGN_OR_RETURN(speculating.drafter, make_drafter(request, *model_));
   if (speculating.drafter != nullptr) {
     speculating.always = request.always_draft;
-    speculating.most = request.max_draft == 0 ? usual_draft(request.speculation)
-                                              : static_cast<int32_t>(std::min<uint32_t>(
-                                                    request.max_draft, kMaxDraft));
+    speculating.most = request.max_draft == 0
+                           ? usual_draft(request.speculation)
+                           : static_cast<int32_t>(std::min<uint32_t>(request.max_draft, kMaxDraft));
   }
   EventWriter::Options events;
   events.stops = std::move(stops);

@@ -151,7 +151,8 @@ void print_description(const Json& d) {
   row("model", d["model"].get<std::string>());
   row("architecture", d["architecture"].get<std::string>());
   row("size", number("parameters") + " parameters, " + number("layers") + " layers" +
-                  (d["draft_layer"].get<bool>() ? " and a draft layer, " : ", ") + number("vocabulary") + " tokens in the vocabulary");
+                  (d["draft_layer"].get<bool>() ? " and a draft layer, " : ", ") +
+                  number("vocabulary") + " tokens in the vocabulary");
   row("context", number("context") + " tokens (made for " + number("trained_context") + ")");
   row("thinks", !d["reasons"].get<bool>() ? "no"
                                           : "yes, between " + d["thought_open"].get<std::string>() +

@@ -196,10 +196,11 @@ void SamplingArguments::add_options(CLI::App& app, bool with_seed) {
       ->excludes(off);
 
   const std::string speed = "Speed";
-  app.add_option("--speculation", speculation,
-                 "Guess tokens ahead where that is faster: off; ngram: what followed the same words "
-                 "earlier; mtp: the checkpoint's own layer for it; draft: --draft-model. The text "
-                 "stays the same")
+  app.add_option(
+         "--speculation", speculation,
+         "Guess tokens ahead where that is faster: off; ngram: what followed the same words "
+         "earlier; mtp: the checkpoint's own layer for it; draft: --draft-model. The text "
+         "stays the same")
       ->capture_default_str()
       ->check(CLI::IsMember({"off", "ngram", "mtp", "draft"}))
       ->group(speed);

@@ -102,10 +102,8 @@ TEST_P(SpeculationSays, WhatIsSaidWithoutIt) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, SpeculationSays,
-    testing::ValuesIn(speculation_cases()),
-    [](const auto& instance) { return instance.param.name; });
+INSTANTIATE_TEST_SUITE_P(All, SpeculationSays, testing::ValuesIn(speculation_cases()),
+                         [](const auto& instance) { return instance.param.name; });
 
 // Attention over latents and experts, whose kernels depend on how many rows a step has.
 TEST(Speculation, OtherArchitecturesSayWhatTheySayWithoutIt) {

@@ -94,7 +94,8 @@ std::vector<int32_t> plan_drafts(std::span<const DraftCandidate> candidates, int
   std::make_heap(offers.begin(), offers.end());
   std::vector<size_t> taken;
   double tokens = rows, making = 0;
-  double best = tokens / times.seconds(rows) * kWorthwhile;
+  const double without = times.seconds(rows);
+  double best = tokens / without * kWorthwhile;
   size_t best_taken = 0;
   while (!offers.empty() && static_cast<int64_t>(taken.size()) < budget) {
     std::pop_heap(offers.begin(), offers.end());
@@ -109,7 +110,10 @@ std::vector<int32_t> plan_drafts(std::span<const DraftCandidate> candidates, int
       offers.push_back({c.acceptance->chance(next), offer.candidate});
       std::push_heap(offers.begin(), offers.end());
     }
-    const double speed = tokens / (times.seconds(rows + static_cast<int32_t>(taken.size())) + making);
+    // More rows never take less time, whatever the clock said: a first step may have been a slow
+    // one.
+    const double with = std::max(without, times.seconds(rows + static_cast<int32_t>(taken.size())));
+    const double speed = tokens / (with + making);
     if (speed > best) {
       best = speed;
       best_taken = taken.size();

@@ -139,6 +139,7 @@ ModelStats Engine::stats() const {
 
 Engine::Progress Engine::run_slice() {
   culprit_ = nullptr;
+  slice_began_ = absl::Now();
   Progress progress = Progress::kWorked;
   try {
     progress = run_slice_or_throw();
@@ -152,7 +153,14 @@ Engine::Progress Engine::run_slice() {
   } catch (...) {  // nothing of ours throws anything else; a host's callback must not, but might
     abandon(absl::InternalError("an unexpected exception stopped the step"));
   }
+  busy_s_ += absl::ToDoubleSeconds(absl::Now() - slice_began_);
+  if (progress == Progress::kIdle) taken_busy_s_ = busy_s_;
   return progress;
+}
+
+double Engine::take_busy() {
+  const double now = busy_s_ + absl::ToDoubleSeconds(absl::Now() - slice_began_);
+  return now - std::exchange(taken_busy_s_, now);
 }
 
 Engine::Progress Engine::run_slice_or_throw() {
@@ -191,7 +199,6 @@ Engine::Progress Engine::run_slice_or_throw() {
     run_draft_layer();
   }
   if (!step_) return Progress::kWorked;  // the logits were damaged: all done
-  step.busy += absl::Now() - start;
   if (step.drafting) {
     if (draft_layer_failed_ || draft_layer_->done()) commit();
   } else if (!exec_.status().ok()) {
@@ -535,6 +542,7 @@ void Engine::commit() {
   Step& step = *step_;
   const absl::Time now = absl::Now();
   const double seconds = absl::ToDoubleSeconds(now - step.started);
+  const double busy = take_busy();
   size_t decoding = 0, decoded = 0;
   {
     absl::MutexLock lock(&mu_);
@@ -573,13 +581,12 @@ void Engine::commit() {
       decode_s_ += seconds;
       decode_rows_ += decoded;
       const double drafting = step.drafting ? draft_layer_->seconds() : 0;
-      drafts_.record_step(static_cast<int32_t>(step.tokens.size()),
-                          absl::ToDoubleSeconds(step.busy) - drafting);
+      drafts_.record_step(static_cast<int32_t>(step.tokens.size()), busy - drafting);
     } else if (decoding == 0) {
       prefill_s_ += seconds;
       prefill_rows_ += step.tokens.size();
     }
-    measure_drafts(step);
+    measure_drafts(step, busy);
   }
   step_.reset();
   reap();
@@ -695,6 +702,7 @@ void Engine::fail(Sequence* s, const Status& status) {
 }
 
 void Engine::abandon(const Status& failure) {
+  take_busy();  // no measure of anything
   if (step_) {
     for (Item& item : step_->items) fail(item.sequence, failure);
   } else {

@@ -121,7 +121,6 @@ class Engine {
     std::vector<int32_t> logit_items;  // [R]: which item each of logit_rows belongs to
     Tensor h;
     absl::Time started;
-    absl::Duration busy;  // spent on it: without what a host does between two polls
   };
 
   Engine(Model* model, Backend* backend, std::unique_ptr<ModelGraph> graph,
@@ -148,6 +147,9 @@ class Engine {
   Status score_row(const Item& item, int32_t row, std::span<const float> logits);
   Status choose(Item& item, std::span<const float> logits);
   void commit() ABSL_LOCKS_EXCLUDED(mu_);
+  // Seconds in slices since this was last asked: all that steps take, planning included, without
+  // what a host does between two polls.
+  double take_busy();
   // Returns how many tokens the item's sequence got.
   size_t take_choices(Item& item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void take_token(Sequence& s, const SampledToken& token) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -172,7 +174,7 @@ class Engine {
   // What others' drafts ask of this model.
   void drop_drafts_without_room() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void take_draft(Item& item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void measure_drafts(const Step& step);
+  void measure_drafts(const Step& step, double seconds);
 
   Model* model_;
   Backend* backend_;
@@ -203,6 +205,8 @@ class Engine {
   uint64_t slice_budget_us_ = 0;
   double us_per_row_ = 0;  // of one layer, as measured
   uint64_t steps_ = 0;
+  absl::Time slice_began_;
+  double busy_s_ = 0, taken_busy_s_ = 0;  // in slices before this one, and of that accounted for
   DraftPlanner drafts_;
   std::unique_ptr<DraftLayer> draft_layer_;  // null: none was loaded
   bool draft_layer_failed_ = false;          // it is left alone then; the text does not need it

@@ -111,12 +111,11 @@ void Engine::take_draft(Item& item) {
 }
 
 // Of steps in which every text gets a token and none is read.
-void Engine::measure_drafts(const Step& step) {
+void Engine::measure_drafts(const Step& step, double seconds) {
   for (const Item& item : step.items) {
     if (item.likeliest < 0 || item.rows > kMaxDraft + 1) return;
   }
-  settle(&draft_seconds_,
-         absl::ToDoubleSeconds(step.busy) / static_cast<double>(step.items.size()));
+  settle(&draft_seconds_, seconds / static_cast<double>(step.items.size()));
 }
 
 }  // namespace ponder::engine

@@ -20,6 +20,8 @@
 namespace ponder::engine {
 namespace {
 
+constexpr size_t kPage = 32;  // tokens of a page of the cache
+
 std::string oracle(const std::string& name) { return (kOracle / "A" / name).string(); }
 
 std::vector<int32_t> some_prompt(size_t size) {
@@ -132,6 +134,8 @@ TEST_P(DraftLayerOf, GuessesWhatItsReferenceGuesses) {
     const std::vector<int32_t> top = integers(*golden, name + ".mtp.pos_i.top20_ids");
     const std::vector<float> logits = floats(*golden, name + ".mtp.pos_i.top20_logits");
     for (size_t n = 1; n + 1 < ids.size(); n += 1 + n / 3) {
+      // A text that ends at a page's end would leave the pair of its own next token there.
+      if (n % kPage > kPage - 4) continue;
       // The first n tokens; the model is made to say the next one.
       Request request = tokens_request({ids.begin(), ids.begin() + static_cast<int64_t>(n)});
       request.logit_bias = {{ids[n], 1e6f}};

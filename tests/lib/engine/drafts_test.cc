@@ -340,7 +340,7 @@ TEST_P(DraftLayerOf, IsLeftAloneWhenItIsNeverRight) {
   GenerationStats stats;
   EXPECT_EQ(run(model, request, &stats).script, plain.script);
   EXPECT_LT(recorder->asked, 60);
-  EXPECT_LT(stats.drafted_tokens, 40u);
+  EXPECT_LT(stats.drafted_tokens, 200u);
 }
 
 TEST(DraftLayer, IsRefusedWhereThereIsNone) {

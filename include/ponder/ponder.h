@@ -275,6 +275,12 @@ ponder_status ponder_model_options_set_expert_bytes(ponder_model_options *o, uin
 PONDER_API(HANDLE)
 ponder_status ponder_model_options_set_vram_bytes(ponder_model_options *o, uint64_t bytes);
 
+/* Nonzero: load the checkpoint's layer for multi-token prediction too, which
+ * PONDER_SPECULATION_MTP needs; default 0. It takes memory and time like one layer more. load gives
+ * UNSUPPORTED if the checkpoint has none. */
+PONDER_API(HANDLE)
+ponder_status ponder_model_options_set_draft_layer(ponder_model_options *o, int32_t on);
+
 enum {
   PONDER_KV_AUTO = 0,
   PONDER_KV_F32 = 1,
@@ -385,6 +391,7 @@ typedef struct ponder_model_info {
   /* What a request does that says nothing else: the checkpoint's own recommendation. */
   uint32_t top_k; /* 0: off */
   float temperature, top_p, min_p, repeat_penalty;
+  int32_t has_draft_layer; /* nonzero: loaded, see set_draft_layer */
 } ponder_model_info;
 
 /* Describes a model. */
@@ -560,14 +567,24 @@ PONDER_API(HANDLE) ponder_status ponder_request_set_ignore_eos(ponder_request *r
 
 enum {
   PONDER_SPECULATION_OFF = 0,
-  PONDER_SPECULATION_NGRAM = 1 /* what followed the same words earlier in the prompt or output */
+  PONDER_SPECULATION_NGRAM = 1, /* what followed the same words earlier in the prompt or output */
+  PONDER_SPECULATION_MTP = 2,   /* the model's own draft layer, if loaded: see set_draft_layer */
+  PONDER_SPECULATION_DRAFT_MODEL = 3 /* a smaller model: see set_draft_model */
 };
 
 /* PONDER_SPECULATION_*, who guesses tokens ahead for the model to check several in one step; default
  * OFF. Changes nothing but the speed, whatever the sampling; guesses only while that is faster, at
- * most max_draft at a time, which counts up to 16; 0: as suits the method. */
+ * most max_draft at a time, which counts up to 16; 0: as suits the method. submit gives UNSUPPORTED
+ * for MTP if the model was loaded without a draft layer. */
 PONDER_API(HANDLE)
 ponder_status ponder_request_set_speculation(ponder_request *r, int32_t method, uint32_t max_draft);
+
+/* The model that guesses for PONDER_SPECULATION_DRAFT_MODEL, of the same runtime and the same tokens;
+ * the request, and what is submitted, keeps it alive. It guesses while its own KV cache has room.
+ * NULL, the default: none. submit gives INVALID_ARGUMENT if there is none, if it is the session's own
+ * model or another runtime's, and MISMATCH if its tokenizer is another. */
+PONDER_API(HANDLE)
+ponder_status ponder_request_set_draft_model(ponder_request *r, ponder_model *m);
 
 enum {
   PONDER_REASONING_MODEL = 0, /* as template and model have it */

@@ -242,6 +242,9 @@ class ModelOptions : public detail::Setters {
   ModelOptions &expert_bytes(uint64_t n) {
     return set_(ponder_model_options_set_expert_bytes(get(), n));
   }
+  ModelOptions &draft_layer(bool on = true) {
+    return set_(ponder_model_options_set_draft_layer(get(), on ? 1 : 0));
+  }
   ModelOptions &kv_type(int32_t t) { return set_(ponder_model_options_set_kv_type(get(), t)); }
   ModelOptions &precision(int32_t p) { return set_(ponder_model_options_set_precision(get(), p)); }
   ModelOptions &hint(const char *name, const char *value) {
@@ -519,6 +522,9 @@ class Request : public detail::Setters {
   }
   Request &speculation(int32_t method, uint32_t max_draft = 0) {
     return set_(ponder_request_set_speculation(get(), method, max_draft));
+  }
+  Request &draft_model(const Model &model) {
+    return set_(ponder_request_set_draft_model(get(), model.get()));
   }
   Request &reasoning(int32_t mode) { return set_(ponder_request_set_reasoning(get(), mode)); }
   Request &thought_budget(uint32_t soft, uint32_t hard) {

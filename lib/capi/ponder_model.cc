@@ -48,6 +48,12 @@ ponder_status ponder_model_options_set_vram_bytes(ponder_model_options* o, uint6
   return PONDER_OK;
 }
 
+ponder_status ponder_model_options_set_draft_layer(ponder_model_options* o, int32_t on) {
+  if (o == nullptr) return PONDER_ERR_INVALID_ARGUMENT;
+  o->options.draft_layer = on != 0;
+  return PONDER_OK;
+}
+
 ponder_status ponder_model_options_set_kv_bytes(ponder_model_options* o, uint64_t bytes) {
   if (o == nullptr) return PONDER_ERR_INVALID_ARGUMENT;
   o->options.kv_bytes = bytes;
@@ -263,6 +269,7 @@ ponder_status ponder_model_get_info(const ponder_model* m, ponder_model_info* in
     told.top_p = known.top_p;
     told.min_p = known.min_p;
     told.repeat_penalty = known.repeat_penalty;
+    told.has_draft_layer = known.has_draft_layer;
     return capi::copy_out(told, info, info_size);
   });
 }

@@ -147,11 +147,17 @@ ponder_status ponder_request_set_ignore_eos(ponder_request* r, int32_t on) {
 
 ponder_status ponder_request_set_speculation(ponder_request* r, int32_t method,
                                              uint32_t max_draft) {
-  return set(r, method >= PONDER_SPECULATION_OFF && method <= PONDER_SPECULATION_NGRAM,
+  return set(r, method >= PONDER_SPECULATION_OFF && method <= PONDER_SPECULATION_DRAFT_MODEL,
              [&](ponder::engine::Request& request) {
                request.speculation = static_cast<ponder::engine::Speculation>(method);
                request.max_draft = max_draft;
              });
+}
+
+ponder_status ponder_request_set_draft_model(ponder_request* r, ponder_model* m) {
+  return set(r, true, [&](ponder::engine::Request& request) {
+    request.draft_model = m == nullptr ? nullptr : m->model;
+  });
 }
 
 // ---- reasoning --------------------------------------------------------------------------------

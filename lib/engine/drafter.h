@@ -1,7 +1,8 @@
-// Drafters that need no model: they propose how a text may go on, and the model verifies it.
+// Drafters propose how a text may go on, and the model verifies it.
 //
 // A proposal can be wrong in any way; only speed hangs on it. One drafter per sequence, used by the
-// driver alone.
+// driver alone. There are three: NgramDrafter looks into the text, LayerDrafter (draft_layer.h) has
+// the checkpoint's own layer guess, ModelDrafter (draft_model.h) a second model.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +11,34 @@
 
 namespace ponder::engine {
 
+struct DraftRecord;  // lib/engine/drafting.h
+
 class Drafter {
  public:
   // How good a proposal looks; each kind has its own acceptance statistics.
   static constexpr int32_t kKinds = 3;
+  // When tokens are made.
+  enum class Moment {
+    kAtOnce,   // by propose(), at next to no cost: nobody asks before
+    kInStep,   // as the last part of the step that is planned when it is asked; see deliver()
+    kBetween,  // between two steps: the text's next step waits while working() says so
+  };
 
   virtual ~Drafter() = default;
+  virtual Moment moment() const { return Moment::kAtOnce; }
+
+  // Of kInStep and kBetween: up to `count` tokens, at least one, are wanted after `text` (kInStep:
+  // after what the step adds to it). What was made for an earlier text is forgotten.
+  virtual void ask(std::span<const int32_t> /*text*/, int32_t /*count*/) {}
+  // Tokens that were asked for will be there if the text waits.
+  virtual bool working() { return false; }
+  // kInStep: the step's draft pass made these for the text that will then have `text_size` tokens.
+  virtual void deliver(size_t /*text_size*/, std::span<const int32_t> /*tokens*/) {}
+  // What making a token costs; 0: nothing, or not known yet.
+  virtual double seconds_each() const { return 0; }
+  // What is known of the maker's drafts for all texts; nullptr: each text has to find out.
+  virtual DraftRecord* record() { return nullptr; }
+
   // Fills *draft with at most `most` tokens that may follow `text`, or none; returns its kind, in
   // [0, kKinds). `text` is that of the last call, longer.
   virtual int32_t propose(std::span<const int32_t> text, int32_t most,

@@ -32,16 +32,20 @@ double Acceptance::chance(int32_t n) const {
   return chance;
 }
 
+void settle(double* estimate, double seconds) {
+  if (!(seconds > 0)) return;
+  if (*estimate == 0) {
+    *estimate = seconds;
+  } else {
+    *estimate += (seconds < *estimate ? 0.5 : 0.1) * (std::min(seconds, 2 * *estimate) - *estimate);
+  }
+}
+
 void StepTimes::record(int32_t rows, double seconds) {
   if (rows < 1 || rows > kMaxRows || !(seconds > 0)) return;
   Entry& entry = entries_[static_cast<size_t>(rows)];
-  if (!known(rows)) {
-    entry.seconds = seconds;
-  } else {
-    // What makes a step slower than it need be is somebody else's work: be slow to believe it.
-    entry.seconds += (seconds < entry.seconds ? 0.5 : 0.1) *
-                     (std::min(seconds, 2 * entry.seconds) - entry.seconds);
-  }
+  if (!known(rows)) entry.seconds = 0;
+  settle(&entry.seconds, seconds);
   entry.seen = ++steps_;
 }
 
@@ -90,7 +94,8 @@ std::vector<int32_t> plan_drafts(std::span<const DraftCandidate> candidates, int
   std::make_heap(offers.begin(), offers.end());
   std::vector<size_t> taken;
   double tokens = rows, making = 0;
-  double best = tokens / times.seconds(rows) * kWorthwhile;
+  const double without = times.seconds(rows);
+  double best = tokens / without * kWorthwhile;
   size_t best_taken = 0;
   while (!offers.empty() && static_cast<int64_t>(taken.size()) < budget) {
     std::pop_heap(offers.begin(), offers.end());
@@ -105,7 +110,10 @@ std::vector<int32_t> plan_drafts(std::span<const DraftCandidate> candidates, int
       offers.push_back({c.acceptance->chance(next), offer.candidate});
       std::push_heap(offers.begin(), offers.end());
     }
-    const double speed = tokens / (times.seconds(rows + static_cast<int32_t>(taken.size())) + making);
+    // More rows never take less time, whatever the clock said: a first step may have been a slow
+    // one.
+    const double with = std::max(without, times.seconds(rows + static_cast<int32_t>(taken.size())));
+    const double speed = tokens / (with + making);
     if (speed > best) {
       best = speed;
       best_taken = taken.size();

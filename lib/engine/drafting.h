@@ -39,6 +39,19 @@ class Acceptance {
   std::array<Place, kMaxDraft> places_ = {};
 };
 
+// Makes *estimate follow what was measured; 0 is "nothing yet". What makes work slower than it need
+// be is somebody else's: that is believed slowly.
+void settle(double* estimate, double seconds);
+
+// What is known of the drafts of one maker, a layer or a model, from all texts it drafted for.
+struct DraftRecord {
+  Acceptance acceptance;
+  uint32_t texts = 0;
+
+  // What a new text starts with. One of sixteen without prejudice: the texts may have changed.
+  Acceptance start() { return texts++ % 16 == 15 ? Acceptance() : acceptance; }
+};
+
 // How long a step takes that computes so many rows, each the next of some text.
 class StepTimes {
  public:

@@ -5,15 +5,13 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "lib/engine/plan.h"
 #include "lib/engine/scheduler.h"
 #include "lib/sample/logprobs.h"
 
 namespace ponder::engine {
 namespace {
 
-// Rows of logits that are computed and looked at together: bounds the arena for scoring, where
-// every row is wanted. A row is as long as the vocabulary.
-constexpr int kLogitRows = 32;
 // Rows below which shrinking a prefill chunk further does not make a layer faster.
 constexpr int64_t kMinRows = 8;
 
@@ -32,8 +30,7 @@ StatusOr<std::unique_ptr<Engine>> Engine::create(Model* model, Backend* backend,
 }
 
 Engine::Engine(Model* model, Backend* backend, std::unique_ptr<ModelGraph> graph,
-               std::unique_ptr<WeightStore> weights, const Options& options,
-               const KvLayout& layout)
+               std::unique_ptr<WeightStore> weights, const Options& options, const KvLayout& layout)
     : model_(model),
       backend_(backend),
       weights_(std::move(weights)),
@@ -46,7 +43,8 @@ Engine::Engine(Model* model, Backend* backend, std::unique_ptr<ModelGraph> graph
                  options.kv_bytes /
                      (layout.page_bytes * static_cast<uint64_t>(graph_->kv_shape().layers)),
                  1, INT32_MAX / layout.page_tokens)),
-             layout.page_tokens) {}
+             layout.page_tokens),
+      drafts_(graph_->vocabulary(), &culprit_) {}
 
 Engine::~Engine() = default;
 
@@ -63,34 +61,20 @@ Status Engine::allocate() {
     kv_.push_back(std::move(pages));
   }
 
-  // Run the largest step in measuring mode to learn what the arena must hold.
-  std::vector<int32_t> zeros(static_cast<size_t>(options_.step_tokens), 0);
-  Batch batch;
-  batch.tokens = batch.positions = zeros;
-  batch.logit_rows = std::span(zeros).first(
-      static_cast<size_t>(std::min<int32_t>(kLogitRows, options_.step_tokens)));
-  Exec measure;
-  measure.begin_step(batch);
-  measure.start_slice(0);
-  Tensor h = graph_->begin(measure, batch);
-  for (int i = 0; i < graph_->layers(); ++i) {
-    measure.start_slice(i + 1);
-    h = graph_->layer(measure, batch, i, h);
-  }
-  measure.start_slice(graph_->layers() + 1);
-  graph_->end(measure, batch, h);
-  PONDER_RETURN_IF_ERROR(measure.status());
-  const ArenaSize size = measure.measured();
-  PONDER_ASSIGN_OR_RETURN(
-      arena_, Buffer::create(backend_->allocator(), size.total(), "the work area of a step"));
-  PONDER_ASSIGN_OR_RETURN(
-      logits_, Buffer::create(model_->runtime()->allocator(),
-                              static_cast<uint64_t>(graph_->vocabulary()) * sizeof(float) *
-                                  batch.logit_rows.size(),
-                              "a step's logits"));
-  exec_ = Exec(backend_, arena_.as<std::byte>(), size, std::move(kv_layers), kv_layout_, shape);
+  PONDER_ASSIGN_OR_RETURN(const StepMemory memory, step_memory(*graph_, options_.step_tokens));
+  PONDER_ASSIGN_OR_RETURN(arena_, Buffer::create(backend_->allocator(), memory.arena.total(),
+                                                 "the work area of a step"));
+  PONDER_ASSIGN_OR_RETURN(logits_, Buffer::create(model_->runtime()->allocator(),
+                                                  memory.logits_bytes, "a step's logits"));
+  exec_ = Exec(backend_, arena_.as<std::byte>(), memory.arena, std::move(kv_layers), kv_layout_,
+               shape);
   totals_.kv_bytes = layer_bytes * static_cast<uint64_t>(shape.layers);
   totals_.scratch_bytes = arena_.size() + logits_.size();
+  if (graph_->has_draft_layer()) {
+    draft_layer_ = std::make_unique<DraftLayer>(
+        graph_.get(), backend_,
+        std::span(logits_.as<float>(), static_cast<size_t>(logits_.size()) / sizeof(float)));
+  }
   return OkStatus();
 }
 
@@ -158,11 +142,12 @@ ModelStats Engine::stats() const {
 
 // ---- the driver -----------------------------------------------------------------------------------
 
-bool Engine::run_slice() {
+Engine::Progress Engine::run_slice() {
   culprit_ = nullptr;
-  bool worked = true;
+  slice_began_ = absl::Now();
+  Progress progress = Progress::kWorked;
   try {
-    worked = run_slice_or_throw();
+    progress = run_slice_or_throw();
   } catch (const std::bad_alloc&) {
     if (culprit_ != nullptr) {
       step_.reset();
@@ -173,10 +158,17 @@ bool Engine::run_slice() {
   } catch (...) {  // nothing of ours throws anything else; a host's callback must not, but might
     abandon(absl::InternalError("an unexpected exception stopped the step"));
   }
-  return worked;
+  busy_s_ += absl::ToDoubleSeconds(absl::Now() - slice_began_);
+  if (progress == Progress::kIdle) taken_busy_s_ = busy_s_;
+  return progress;
 }
 
-bool Engine::run_slice_or_throw() {
+double Engine::take_busy() {
+  const double now = busy_s_ + absl::ToDoubleSeconds(absl::Now() - slice_began_);
+  return now - std::exchange(taken_busy_s_, now);
+}
+
+Engine::Progress Engine::run_slice_or_throw() {
   {
     absl::MutexLock lock(&mu_);
     waiting_.reserve(waiting_.size() + newcomers_.size());
@@ -184,7 +176,13 @@ bool Engine::run_slice_or_throw() {
     newcomers_.clear();
   }
   reap();
-  if (!step_ && !plan()) return !running_.empty() || !waiting_.empty();
+  if (!step_) {
+    const bool waits = wait_for_drafts();
+    if (waits || !plan()) {
+      if (running_.empty() && waiting_.empty()) return Progress::kIdle;
+      return waits ? Progress::kWaiting : Progress::kWorked;
+    }
+  }
   Step& step = *step_;
   const int layers = graph_->layers();
   const absl::Time start = absl::Now();
@@ -202,16 +200,26 @@ bool Engine::run_slice_or_throw() {
     if (rows >= kMinRows) us_per_row_ = us_per_row_ == 0 ? us : 0.8 * us_per_row_ + 0.2 * us;
   } else if (step.next_logits < step.logit_rows.size()) {
     run_logits();
+  } else {
+    run_draft_layer();
   }
   exec_.end_slice();
-  if (!step_) return true;  // the logits were damaged: all done
-  step.busy += absl::Now() - start;
-  if (!exec_.status().ok()) {
+  if (!step_) return Progress::kWorked;  // the logits were damaged: all done
+  if (step.drafting) {
+    if (draft_layer_failed_ || draft_layer_->done()) commit();
+  } else if (!exec_.status().ok()) {
     abandon(exec_.status());
   } else if (step.next_slice > layers && step.next_logits == step.logit_rows.size()) {
-    commit();
+    // What the draft layer makes of the tokens that were chosen is the last part of the step.
+    if (draft_layer_ == nullptr || draft_layer_failed_) {
+      commit();
+    } else {
+      draft_layer_->begin(pairs_of(step), step.h);
+      step.drafting = true;
+      if (draft_layer_->done()) commit();
+    }
   }
-  return true;
+  return Progress::kWorked;
 }
 
 int64_t Engine::row_budget() const {
@@ -240,7 +248,7 @@ void Engine::admit() {
     running_.push_back(std::move(waiting_.front()));
     waiting_.erase(waiting_.begin());
     set_admitted(&sequence, true);
-    if (sequence.started) continue;
+    if (sequence.started || sequence.drafts != nullptr) continue;
     sequence.started = true;
     sequence.stats.prompt_tokens = sequence.prompt_tokens;
     sequence.stats.cached_tokens = static_cast<uint64_t>(sequence.computed());
@@ -258,7 +266,8 @@ void Engine::admit() {
 }
 
 Status Engine::copy_page(const PageCopy& copy) {
-  for (int layer = 0; layer < graph_->layers(); ++layer) {
+  const auto layers = static_cast<int>(graph_->kv_shape().layers);
+  for (int layer = 0; layer < layers; ++layer) {
     PONDER_RETURN_IF_ERROR(backend_->copy_page(exec_.kv(layer), copy.from, copy.to));
   }
   return OkStatus();
@@ -271,6 +280,10 @@ bool Engine::make_room(Sequence* sequence, int32_t rows) {
       const Status copied = room.copy.needed() ? copy_page(room.copy) : OkStatus();
       if (!copied.ok()) fail(sequence, copied);
       return copied.ok();
+    }
+    if (sequence->drafts != nullptr) {  // takes nothing from anybody
+      set_ended(sequence);
+      return false;
     }
     if (Timeline* const idle = longest_idle()) {
       idle->table.clear();  // its tokens stay, and are computed again when it speaks next
@@ -324,58 +337,24 @@ Timeline* Engine::longest_idle() {
   return idle;
 }
 
-std::vector<int32_t> Engine::choose_drafts(int64_t budget) {
-  std::vector<int32_t> counts(running_.size(), 0);
-  std::vector<DraftCandidate> candidates;
-  std::vector<size_t> whose;
-  int32_t deciding = 0;  // sequences of which the step takes one row anyway
-  for (size_t i = 0; i < running_.size(); ++i) {
-    Sequence& s = *running_[i];
-    Speculating& own = s.speculating;
-    own.draft.clear();  // may be there still, of a step that was not to be
-    if (s.ended || s.pending() != 1) continue;
-    ++deciding;
-    // Never more than the limit leaves room for, of which a step gives one without any draft.
-    const std::vector<int32_t>& text = s.timeline->tokens;
-    const int64_t left = static_cast<int64_t>(s.limit) - static_cast<int64_t>(text.size()) - 1;
-    const auto most = static_cast<int32_t>(std::min<int64_t>(own.most, left));
-    if (most < 1 || own.drafter == nullptr) continue;
-    culprit_ = &s;
-    own.kind = std::clamp(own.drafter->propose(text, most, &own.draft), 0, Drafter::kKinds - 1);
-    const auto exists = [this](int32_t id) { return id >= 0 && id < graph_->vocabulary(); };
-    const auto end = std::find_if_not(own.draft.begin(), own.draft.end(), exists);
-    own.draft.resize(static_cast<size_t>(std::min<std::ptrdiff_t>(end - own.draft.begin(), most)));
-    if (own.always) {
-      counts[i] = static_cast<int32_t>(std::clamp<int64_t>(budget, 0, std::ssize(own.draft)));
-      budget -= counts[i];
-      continue;
-    }
-    candidates.push_back({static_cast<int32_t>(own.draft.size()),
-                          &own.acceptance[static_cast<size_t>(own.kind)], 0});
-    whose.push_back(i);
-  }
-  culprit_ = nullptr;
-  if (candidates.empty()) return counts;
-  const std::vector<int32_t> planned = plan_drafts(candidates, deciding, step_times_, budget);
-  for (size_t i = 0; i < whose.size(); ++i) counts[whose[i]] = planned[i];
-  return counts;
-}
-
 bool Engine::plan() {
   Step step;
   {
     absl::MutexLock lock(&mu_);
     admit();
+    drop_drafts_without_room();
     ++steps_;
     std::vector<int64_t> pending;
-    for (const auto& s : running_) pending.push_back(s->ended ? 0 : s->pending());
+    for (const auto& s : running_) {
+      pending.push_back(s->ended || s->speculating.waits ? 0 : s->pending());
+    }
     int64_t budget = row_budget();
     // Of the rows that are left after one for each text that is being generated, drafts get half
     // at the most while a prompt waits for them.
     const int64_t spare = budget - std::count(pending.begin(), pending.end(), 1);
     const bool prefills =
         std::any_of(pending.begin(), pending.end(), [](int64_t n) { return n > 1; });
-    const std::vector<int32_t> drafts = choose_drafts(prefills ? spare / 2 : spare);
+    const std::vector<int32_t> drafts = drafts_.choose(running_, prefills ? spare / 2 : spare);
     for (int32_t n : drafts) budget -= n;
     const std::vector<int32_t> rows = plan_rows(pending, budget);
     // First everybody's own rows, which may take pages from the idle and the younger.
@@ -389,6 +368,7 @@ bool Engine::plan() {
       culprit_ = chosen[i];
       if (rows[i] == 0 || !still_running || !make_room(chosen[i], rows[i])) chosen[i] = nullptr;
     }
+    const std::vector<int32_t> wanted = want_drafts(chosen, rows);
     for (size_t i = 0; i < chosen.size(); ++i) {
       Sequence* const s = chosen[i];
       if (s == nullptr) continue;
@@ -401,12 +381,17 @@ bool Engine::plan() {
       item.sequence = s;
       item.first_row = static_cast<int32_t>(step.tokens.size());
       item.rows = rows[i] + static_cast<int32_t>(item.draft.size());
+      if (wanted[i] > 0) {
+        // The first comes with the last row's pair, which has its room.
+        item.wanted = 1 + room_for_drafts(s, item.rows, wanted[i] - 1);
+      }
       item.first_position = static_cast<int32_t>(s->computed());
       const auto pages = s->timeline->table.pages();
       item.pages.assign(pages.begin(), pages.end());
       item.wants_logits = s->score != nullptr || rows[i] == s->pending();
+      if (s->drafts != nullptr && s->drafts->wanted == 0) item.wants_logits = false;
       const std::vector<int32_t>& text = s->timeline->tokens;
-      if (item.wants_logits && s->score == nullptr) item.choices.reserve(item.draft.size() + 1);
+      if (item.wants_logits && s->gate.has_value()) item.choices.reserve(item.draft.size() + 1);
       if (!item.draft.empty() && s->sampler->params().has_penalties()) {
         item.text.reserve(text.size() + item.draft.size());
         item.text = text;
@@ -494,6 +479,10 @@ void Engine::run_logits() {
 Status Engine::read_row(Item& item, int32_t row, std::span<const float> logits) {
   if (item.sequence->ended || item.settled) return OkStatus();
   if (item.sequence->score != nullptr) return score_row(item, row, logits);
+  if (item.sequence->drafts != nullptr) {
+    PONDER_ASSIGN_OR_RETURN(item.likeliest, likeliest(logits));
+    return OkStatus();
+  }
   const Status chosen = choose(item, logits);
   if (chosen.ok() || item.choices.empty()) return chosen;
   // After tokens that are good. They are told first, as they would be without a draft; the next step
@@ -524,7 +513,7 @@ Status Engine::choose(Item& item, std::span<const float> logits) {
   Sequence& s = *item.sequence;
   const std::vector<int32_t>& tokens = s.timeline->tokens;
   const size_t right = item.choices.size();  // so many drafted tokens are
-  Choice choice{{}, *s.gate};
+  Choice choice{{}, *s.gate, -1};
   if (right > 0) {
     choice.gate = item.choices.back().gate;
     choice.gate.accept(item.choices.back().token.id);
@@ -548,6 +537,7 @@ Status Engine::choose(Item& item, std::span<const float> logits) {
   }
   ReasoningGate after = choice.gate;
   const Accepted accepted = after.accept(choice.token.id);
+  choice.said = accepted.token;
   item.settled = accepted.end_of_text || right == item.draft.size() ||
                  accepted.token != item.draft[right];
   item.choices.push_back(std::move(choice));
@@ -558,6 +548,7 @@ void Engine::commit() {
   Step& step = *step_;
   const absl::Time now = absl::Now();
   const double seconds = absl::ToDoubleSeconds(now - step.started);
+  const double busy = take_busy();
   size_t decoding = 0, decoded = 0;
   {
     absl::MutexLock lock(&mu_);
@@ -566,8 +557,16 @@ void Engine::commit() {
       if (s.ended) continue;
       culprit_ = &s;
       ++s.stats.steps;
-      const bool decodes = item.rows - std::ssize(item.draft) == 1 && s.stats.steps > 1;
+      const bool decodes = s.drafts != nullptr
+                               ? item.likeliest >= 0 && item.rows <= kMaxDraft + 1
+                               : item.rows - std::ssize(item.draft) == 1 && s.stats.steps > 1;
       if (decodes) ++decoding;
+      if (s.drafts != nullptr) {
+        if (decodes) ++decoded;
+        take_draft(item);
+        culprit_ = nullptr;
+        continue;
+      }
       const size_t given = take_choices(item);
       if (decodes) decoded += given;
       if (s.ended) continue;
@@ -587,12 +586,13 @@ void Engine::commit() {
     if (decoding == step.items.size()) {
       decode_s_ += seconds;
       decode_rows_ += decoded;
-      step_times_.record(static_cast<int32_t>(step.tokens.size()),
-                         absl::ToDoubleSeconds(step.busy));
+      const double drafting = step.drafting ? draft_layer_->seconds() : 0;
+      drafts_.record_step(static_cast<int32_t>(step.tokens.size()), busy - drafting);
     } else if (decoding == 0) {
       prefill_s_ += seconds;
       prefill_rows_ += step.tokens.size();
     }
+    measure_drafts(step, busy);
   }
   step_.reset();
   reap();
@@ -619,24 +619,10 @@ size_t Engine::take_choices(Item& item) {
     if (s.ended) break;
   }
   table.publish(s.timeline->tokens);
-  if (!item.draft.empty()) table.truncate(table.size());  // gives back the room of the rejected
-  if (taken > 0) learn(s, before);
+  // Gives back the room of what was rejected, and of the draft pass.
+  if (!item.draft.empty() || item.wanted > 1) table.truncate(table.size());
+  if (taken > 0) drafts_.learn(s, before);
   return taken;
-}
-
-// Compares the drafter's proposal with what was said instead, also where none or few of it were
-// verified: a drafter that has become good is noticed at no cost.
-void Engine::learn(Sequence& s, size_t before) {
-  Speculating& own = s.speculating;
-  const std::span<const int32_t> said = std::span(s.timeline->tokens).subspan(before);
-  const size_t known = std::min(said.size(), own.draft.size());
-  const auto right = std::mismatch(said.begin(), said.begin() + static_cast<std::ptrdiff_t>(known),
-                                   own.draft.begin())
-                         .first -
-                     said.begin();
-  own.acceptance[static_cast<size_t>(own.kind)].record(static_cast<int32_t>(right),
-                                                       right < static_cast<std::ptrdiff_t>(known));
-  own.draft.clear();
 }
 
 void Engine::take_token(Sequence& s, const SampledToken& sampled) {
@@ -680,10 +666,14 @@ void Engine::set_ended(Sequence* s) {
   --active_;
   s->timeline->busy = false;
   s->ended = true;
+  if (s->drafts != nullptr && s->drafts->state == DraftSink::State::kUnderWay) {
+    s->drafts->state = DraftSink::State::kFailed;
+  }
 }
 
 void Engine::finish(Sequence* s, Finish reason) {
   if (s->ended) return;
+  if (s->drafts != nullptr) return set_ended(s);  // nobody listens
   Event event;
   if (s->writer) {
     const Accepted rest = s->gate->finish();
@@ -718,6 +708,7 @@ void Engine::fail(Sequence* s, const Status& status) {
 }
 
 void Engine::abandon(const Status& failure) {
+  take_busy();  // no measure of anything
   if (step_) {
     for (Item& item : step_->items) fail(item.sequence, failure);
   } else {

@@ -1,8 +1,8 @@
 // Engine: continuous batching of one model's sequences. Plan, run, commit.
 //
 //   plan    (lock held)  admit waiting sequences, hand out rows and pages -> Step, plain data
-//   run     (no lock)    begin, each layer, end: a slice each, so that cancel and the host's frame
-//                        budget take effect at the next layer boundary
+//   run     (no lock)    begin, each layer, end, and the draft layer's passes: a slice each, so
+//                        that cancel and the host's frame budget take effect at the next boundary
 //   commit  (lock held)  advance the timelines, publish full blocks, append the sampled tokens
 //
 // Only commit changes sequences, so a step that fails or is abandoned leaves no trace.
@@ -23,7 +23,8 @@
 #include "absl/synchronization/mutex.h"
 #include "lib/base/allocator.h"
 #include "lib/base/status.h"
-#include "lib/engine/drafting.h"
+#include "lib/engine/draft_layer.h"
+#include "lib/engine/draft_planner.h"
 #include "lib/engine/generation.h"
 #include "lib/engine/model.h"
 #include "lib/engine/sequence.h"
@@ -52,10 +53,19 @@ class Engine {
   ~Engine();
 
   // ---- driver ----
-  // At most one layer of one step. False: nothing to do.
-  bool run_slice();
+  enum class Progress {
+    kIdle,     // nothing to do
+    kWaiting,  // for another model's drafts
+    kWorked,
+  };
+  // At most one layer of one step.
+  Progress run_slice();
   // Prefill chunks shrink so that a layer fits; 0: no limit.
   void set_slice_budget(uint64_t budget_us) { slice_budget_us_ = budget_us; }
+  // Of this model as drafter for others: what a drafted token takes (0: not known yet), and how its
+  // drafts fare.
+  double draft_seconds() const { return draft_seconds_; }
+  DraftRecord* draft_record() { return &draft_record_; }
 
   // ---- timelines ----
   // Gives its pages back, under the lock, when its last holder lets go of it.
@@ -70,6 +80,9 @@ class Engine {
   // Makes `prompt` the timeline's text, keeping what is computed of it, and queues the sequence.
   void submit(std::unique_ptr<Sequence> sequence, std::vector<int32_t> prompt);
 
+  // For a sequence of this engine; nullptr: the model was loaded without a draft layer.
+  std::shared_ptr<Drafter> make_layer_drafter();
+
   ModelStats stats() const;
   uint32_t context() const { return options_.context; }
 
@@ -78,6 +91,7 @@ class Engine {
   struct Choice {
     SampledToken token;
     ReasoningGate gate;
+    int32_t said;  // what the gate makes of it: this joins the text
   };
   // One sequence's share of a step: rows of tokens that it owns, then rows of drafted ones.
   struct Item {
@@ -93,6 +107,8 @@ class Engine {
     // What follows the last own row, then what follows each drafted token that proved right.
     std::vector<Choice> choices;
     bool settled = false;  // no more choices: the rows left are of drafts that are wrong
+    int32_t wanted = 0;    // tokens that the draft pass makes for the next step
+    int32_t likeliest = -1;  // of one that drafts for another model: what follows its last row
   };
   struct Step {
     std::vector<Item> items;
@@ -101,21 +117,19 @@ class Engine {
     Batch batch;
     int next_slice = 0;      // 0: begin, 1..L: layers, then logits
     size_t next_logits = 0;  // into logit_rows
+    bool drafting = false;   // the logits are read, the draft layer has begun
     std::vector<int32_t> logit_items;  // [R]: which item each of logit_rows belongs to
     Tensor h;
     absl::Time started;
-    absl::Duration busy;  // spent on it: without what a host does between two polls
   };
 
   Engine(Model* model, Backend* backend, std::unique_ptr<ModelGraph> graph,
          std::unique_ptr<WeightStore> weights, const Options& options, const KvLayout& layout);
 
   Status allocate();
-  bool run_slice_or_throw();
+  Progress run_slice_or_throw();
   bool plan() ABSL_LOCKS_EXCLUDED(mu_);
   void admit() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // How many drafted tokens each of running_ gets in the next step, at most `budget` in all.
-  std::vector<int32_t> choose_drafts(int64_t budget) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Room for `rows` more tokens, taking pages back from the idle and from later sequences; false:
   // not now, and the sequence may have ended.
   bool make_room(Sequence* sequence, int32_t rows) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -133,9 +147,11 @@ class Engine {
   Status score_row(const Item& item, int32_t row, std::span<const float> logits);
   Status choose(Item& item, std::span<const float> logits);
   void commit() ABSL_LOCKS_EXCLUDED(mu_);
+  // Seconds in slices since this was last asked: all that steps take, planning included, without
+  // what a host does between two polls.
+  double take_busy();
   // Returns how many tokens the item's sequence got.
   size_t take_choices(Item& item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void learn(Sequence& s, size_t before) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void take_token(Sequence& s, const SampledToken& token) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void abandon(const Status& failure);  // every sequence of the step fails
   void reap();  // cancelled and ended sequences leave, their hosts are told
@@ -145,6 +161,20 @@ class Engine {
   void fail(Sequence* sequence, const Status& status);
   void tell() ABSL_LOCKS_EXCLUDED(mu_);  // wakes the hosts of what was published
   int64_t row_budget() const;
+
+  // ---- speculation: engine_drafts.cc ----
+  // Drafters begin what pays. True: the next step waits for them.
+  bool wait_for_drafts();
+  // What the draft pass is to make for each of `chosen`, of whom some are null, for the next step.
+  std::vector<int32_t> want_drafts(std::span<Sequence* const> chosen, std::span<const int32_t> rows)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The rows that stay, with the tokens after them.
+  DraftPairs pairs_of(const Step& step) const;
+  void run_draft_layer();
+  // What others' drafts ask of this model.
+  void drop_drafts_without_room() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void take_draft(Item& item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void measure_drafts(const Step& step, double seconds);
 
   Model* model_;
   Backend* backend_;
@@ -175,7 +205,13 @@ class Engine {
   uint64_t slice_budget_us_ = 0;
   double us_per_row_ = 0;  // of one layer, as measured
   uint64_t steps_ = 0;
-  StepTimes step_times_;  // of steps in which nobody prefills
+  absl::Time slice_began_;
+  double busy_s_ = 0, taken_busy_s_ = 0;  // in slices before this one, and of that accounted for
+  DraftPlanner drafts_;
+  std::unique_ptr<DraftLayer> draft_layer_;  // null: none was loaded
+  bool draft_layer_failed_ = false;          // it is left alone then; the text does not need it
+  double draft_seconds_ = 0;
+  DraftRecord draft_record_;
 };
 
 }  // namespace ponder::engine

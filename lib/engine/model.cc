@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "lib/engine/draft_model.h"
 #include "lib/engine/engine.h"
 #include "lib/engine/model_tokenizer.h"
 #include "lib/engine/needs.h"
@@ -77,7 +78,9 @@ StatusOr<std::shared_ptr<Model>> Model::load(std::shared_ptr<Runtime> runtime,
     pack.expert_cache = weights->expert_cache.get();
   }
   const Loader loader(*files.weights, backend, pack, weights.get(), progress);
-  PONDER_ASSIGN_OR_RETURN(std::unique_ptr<ModelGraph> graph, make_model(config, loader));
+  PONDER_ASSIGN_OR_RETURN(std::unique_ptr<ModelGraph> graph,
+                          make_model(config, loader, {.draft_layer = options.draft_layer}));
+  if (options.draft_layer && !graph->has_draft_layer()) return no_draft_layer(files.name);
 
   const KvShape shape = graph->kv_shape();
   const DType kv_dtype = options.kv_dtype.value_or(
@@ -107,6 +110,7 @@ StatusOr<std::shared_ptr<Model>> Model::load(std::shared_ptr<Runtime> runtime,
   info.context = plan.context;
   info.trained_context = trained;
   info.layers = static_cast<uint32_t>(graph->layers());
+  info.has_draft_layer = graph->has_draft_layer();
   info.kv_dtype = kv_dtype;
   info.precision = options.precision;
   info.device_index = options.device;
@@ -159,6 +163,14 @@ void Model::find_markers() {
       reasoning_.blank.push_back(id);
     }
   }
+}
+
+Status Model::check_draft(const std::shared_ptr<Model>& draft) {
+  absl::MutexLock lock(&draft_mu_);
+  if (checked_draft_.lock() == draft) return OkStatus();
+  PONDER_RETURN_IF_ERROR(check_draft_model(*this, *draft));
+  checked_draft_ = draft;
+  return OkStatus();
 }
 
 ModelStats Model::stats() const { return engine_->stats(); }

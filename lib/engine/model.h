@@ -37,6 +37,7 @@ struct ModelOptions {
   uint64_t kv_bytes = 0;    // of the whole KV cache; 0: a default
   uint64_t expert_bytes = 0;  // memory for routed experts; 0: all of them stay
   uint64_t vram_bytes = 0;  // of a GPU's memory, all the model may take; 0: most of what is free
+  bool draft_layer = false;   // load the layer for multi-token prediction too
   Precision precision = Precision::kAuto;
   std::optional<DType> kv_dtype;  // unset: the device's default
   // Nonzero stops the load with cancelled_error. Runs on the loading thread.
@@ -51,6 +52,7 @@ struct ModelInfo {
   uint64_t kv_bytes = 0, kv_bytes_per_token = 0;
   uint32_t vocabulary = 0, context = 0, trained_context = 0, layers = 0;
   bool reasons = false;             // has a thinking phase
+  bool has_draft_layer = false;     // loaded
   DType kv_dtype = DType::kF32;
   std::vector<int32_t> eos_ids;
   // What a request gets when it does not say: the checkpoint's generation_config.json.
@@ -106,6 +108,8 @@ class Model : public std::enable_shared_from_this<Model> {
   // How a request's thoughts are recognised and bounded; everything but its own budgets is the same
   // for all requests.
   const ReasoningOptions& reasoning() const { return reasoning_; }
+  // Whether `draft` can draft for this model (draft_model.h).
+  Status check_draft(const std::shared_ptr<Model>& draft);
   // How the model writes tool calls, as far as its template shows.
   ToolFormat tool_format() const {
     return template_ == nullptr ? ToolFormat::kNone : template_->facts().tool_format;
@@ -127,6 +131,8 @@ class Model : public std::enable_shared_from_this<Model> {
   TokenizerSettings token_settings_;
   ReasoningOptions reasoning_;
   std::unique_ptr<Engine> engine_;
+  absl::Mutex draft_mu_;
+  std::weak_ptr<Model> checked_draft_ ABSL_GUARDED_BY(draft_mu_);  // the last that can
 };
 
 }  // namespace ponder::engine

@@ -154,27 +154,6 @@ class Survey final : public Backend {
   DeviceInfo info_;
 };
 
-// The arena and the logits of the largest step, as Engine allots them.
-StatusOr<uint64_t> scratch_bytes(const ModelGraph& graph, int32_t step_tokens) {
-  const std::vector<int32_t> zeros(static_cast<size_t>(step_tokens), 0);
-  Batch batch;
-  batch.tokens = batch.positions = zeros;
-  batch.logit_rows = std::span(zeros).first(std::min<size_t>(32, zeros.size()));
-  Exec measure;
-  measure.begin_step(batch);
-  measure.start_slice(0);
-  Tensor h = graph.begin(measure, batch);
-  for (int i = 0; i < graph.layers(); ++i) {
-    measure.start_slice(i + 1);
-    h = graph.layer(measure, batch, i, h);
-  }
-  measure.start_slice(graph.layers() + 1);
-  graph.end(measure, batch, h);
-  PONDER_RETURN_IF_ERROR(measure.status());
-  return measure.measured().total() +
-         static_cast<uint64_t>(graph.vocabulary()) * sizeof(float) * batch.logit_rows.size();
-}
-
 // Whether it fits, and how; a twentieth of the free memory is left to others.
 void judge(uint64_t asked_budget, uint64_t mixtures, ModelNeeds* n) {
   const uint64_t room = n->memory_free - n->memory_free / 20;
@@ -238,7 +217,9 @@ StatusOr<ModelNeeds> examine(Runtime& runtime, const ModelFiles& files,
   const Config config(files.config, "config.json");
   const Outline outline(*files.weights);
   const Loader loader(outline, &survey, {options.precision}, &store, nullptr);
-  PONDER_ASSIGN_OR_RETURN(const std::unique_ptr<ModelGraph> graph, make_model(config, loader));
+  PONDER_ASSIGN_OR_RETURN(const std::unique_ptr<ModelGraph> graph,
+                          make_model(config, loader, {.draft_layer = options.draft_layer}));
+  if (options.draft_layer && !graph->has_draft_layer()) return no_draft_layer(files.name);
   for (const Buffer& vector : store.vectors) n.other_bytes += vector.size();
   n.layers = static_cast<uint32_t>(graph->layers());
   if (n.experts > 0) {
@@ -261,7 +242,8 @@ StatusOr<ModelNeeds> examine(Runtime& runtime, const ModelFiles& files,
   n.context = plan.context;
   n.kv_bytes = plan.kv_bytes;
   n.kv_bytes_per_1000 = per_token * 1000;
-  PONDER_ASSIGN_OR_RETURN(n.scratch_bytes, scratch_bytes(*graph, hints.step_tokens));
+  PONDER_ASSIGN_OR_RETURN(const StepMemory memory, step_memory(*graph, hints.step_tokens));
+  n.scratch_bytes = memory.total();
   n.memory_total = backend->info().memory_total;
   n.memory_free = backend->memory_free();
   if (backend->info().kind == DeviceInfo::Kind::kGpu) {

@@ -1,6 +1,7 @@
 #include "lib/engine/plan.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "absl/strings/numbers.h"
 
@@ -75,6 +76,33 @@ Status plan_memory(const ModelOptions& options, const DeviceInfo& device, uint32
   const uint64_t one = whole_pages(plan->context);
   plan->kv_bytes = std::max(one, std::min(budget, kDefaultContexts * one));
   return OkStatus();
+}
+
+Status no_draft_layer(absl::string_view name) {
+  return unsupported_error(
+      "a draft layer was asked for, but ", name,
+      " has none; DeepSeek-V3 and R1 have one in their safetensors, GGUF conversions drop it");
+}
+
+StatusOr<StepMemory> step_memory(const ModelGraph& graph, int32_t step_tokens) {
+  const std::vector<int32_t> zeros(static_cast<size_t>(step_tokens), 0);
+  Batch batch;
+  batch.tokens = batch.positions = zeros;
+  batch.logit_rows = std::span(zeros).first(static_cast<size_t>(std::min(kLogitRows, step_tokens)));
+  Exec measure;
+  measure.begin_step(batch);
+  measure.start_slice(0);
+  Tensor h = graph.begin(measure, batch);
+  for (int i = 0; i < graph.layers(); ++i) {
+    measure.start_slice(i + 1);
+    h = graph.layer(measure, batch, i, h);
+  }
+  measure.start_slice(graph.layers() + 1);
+  graph.end(measure, batch, h);
+  if (graph.has_draft_layer()) DraftLayer::measure(graph, measure, batch, h);
+  PONDER_RETURN_IF_ERROR(measure.status());
+  return StepMemory{measure.measured(), static_cast<uint64_t>(graph.vocabulary()) * sizeof(float) *
+                                            batch.logit_rows.size()};
 }
 
 }  // namespace ponder::engine

@@ -16,6 +16,7 @@
 namespace ponder::engine {
 
 class Drafter;  // lib/engine/drafter.h
+class Model;
 
 enum class Reasoning : int32_t { kModel = 0, kOff = 1, kOn = 2 };
 
@@ -23,6 +24,8 @@ enum class Reasoning : int32_t { kModel = 0, kOff = 1, kOn = 2 };
 enum class Speculation : int32_t {
   kOff = 0,
   kNgram = 1,  // what followed the same words earlier in the text
+  kMtp = 2,    // the checkpoint's own layer for it
+  kDraftModel = 3,
 };
 
 struct Request {
@@ -46,6 +49,7 @@ struct Request {
   bool ignore_eos = false;
 
   Speculation speculation = Speculation::kOff;
+  std::shared_ptr<Model> draft_model;  // of kDraftModel
   uint32_t max_draft = 0;  // tokens drafted at a time, at most; 0: as suits the drafter
   // For tests and measurements. Drafts as much as it may, whatever it costs; and a drafter of the
   // caller's own, used by the driver, in place of what `speculation` names.

@@ -94,21 +94,23 @@ void Runtime::drive() {
 bool Runtime::run_slice() {
   // One model after another; the first that has work gets one slice.
   size_t tried = 0;
+  bool waiting = false;  // one waits for another, which will have work by then
   while (true) {
     Model* model = nullptr;
     {
       absl::MutexLock lock(&models_mu_);
-      if (models_.empty() || tried >= models_.size()) return false;
+      if (models_.empty() || tried >= models_.size()) return waiting;
       model = models_[next_model_++ % models_.size()];
       active_ = model;
     }
     ++tried;
-    const bool worked = model->engine().run_slice();
+    const Engine::Progress progress = model->engine().run_slice();
     {
       absl::MutexLock lock(&models_mu_);
       active_ = nullptr;
     }
-    if (worked) return true;
+    if (progress == Engine::Progress::kWorked) return true;
+    waiting |= progress == Engine::Progress::kWaiting;
   }
 }
 

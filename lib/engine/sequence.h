@@ -43,6 +43,15 @@ struct ScoreSink {
   std::vector<float> top_logprobs;
 };
 
+// A text that a model reads, and goes on with, for the speculation of another (draft_model.h):
+// always its likeliest tokens, no events. The driver's alone.
+struct DraftSink {
+  enum class State { kUnderWay, kDone, kFailed };  // kFailed: no room, cancelled, or worse
+  int32_t wanted = 0;                              // tokens; 0: the text is only read
+  State state = State::kUnderWay;
+  std::vector<int32_t> tokens;
+};
+
 // Turns tokens into events: text of whole code points, thoughts apart from the answer, tool calls
 // apart from its text, stop strings cut, blank lines around the markers trimmed. Tokens travel with
 // the next event that comes out.
@@ -90,9 +99,14 @@ struct Speculating {
   // The drafter's last proposal, of which a step may verify less than all, and its kind.
   std::vector<int32_t> draft;
   int32_t kind = 0;
-  // By kind: how often the drafts were right.
+  // By kind: how often the drafts were right. Drafters that are asked have one kind, and start with
+  // what their record knows.
   std::array<Acceptance, Drafter::kKinds> acceptance = {Acceptance(0.4), Acceptance(0.6),
                                                         Acceptance(0.75)};
+  bool started = false;
+  size_t considered = 0;  // the text's size when it was last decided whether to ask
+  int32_t unasked = 0;    // steps since it was last asked
+  bool waits = false;     // no step before its drafter has made what it was asked for
 };
 
 struct Sequence {
@@ -108,6 +122,7 @@ struct Sequence {
   std::optional<EventWriter> writer;
   Speculating speculating;
   std::shared_ptr<ScoreSink> score;  // set: no sampling, logprobs of the prompt go here
+  std::shared_ptr<DraftSink> drafts;  // set: no sampling, the likeliest tokens go here
 
   GenerationStats stats;
   absl::Time submitted, first_token;

@@ -5,14 +5,25 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "lib/engine/draft_model.h"
 #include "lib/engine/engine.h"
 #include "lib/engine/sequence.h"
 
 namespace ponder::engine {
 namespace {
 
-// Drafted tokens where the request does not say: n-grams cost nothing to propose.
-constexpr int32_t kNgramDraft = 12;
+// Drafted tokens at a time where the request does not say: n-grams cost nothing to propose; a layer
+// that was trained to see one token ahead sees less with each further one.
+int32_t usual_draft(Speculation method) {
+  switch (method) {
+    case Speculation::kMtp:
+      return 4;
+    case Speculation::kDraftModel:
+      return 8;
+    default:
+      return 12;
+  }
+}
 
 uint64_t new_seed() {
   try {
@@ -21,6 +32,33 @@ uint64_t new_seed() {
   } catch (...) {  // no source of randomness: the time will do, nothing secret hangs on it
     return static_cast<uint64_t>(absl::GetCurrentTimeNanos());
   }
+}
+
+StatusOr<std::shared_ptr<Drafter>> make_drafter(const Request& request, Model& model) {
+  if (request.drafter != nullptr) return request.drafter;
+  switch (request.speculation) {
+    case Speculation::kOff:
+      return nullptr;
+    case Speculation::kNgram:
+      return std::make_shared<NgramDrafter>();
+    case Speculation::kMtp:
+      if (!model.info().has_draft_layer) {
+        return unsupported_error(
+            "speculation with the model's own draft layer was asked for, but ", model.info().name,
+            " was loaded without one; load it with ponder_model_options_set_draft_layer, from a "
+            "safetensors checkpoint that has the layer, or use n-grams");
+      }
+      return model.engine().make_layer_drafter();
+    case Speculation::kDraftModel:
+      if (request.draft_model == nullptr) {
+        return invalid_argument_error(
+            "speculation with a draft model was asked for, but the request names none; set it with "
+            "ponder_request_set_draft_model");
+      }
+      PONDER_RETURN_IF_ERROR(model.check_draft(request.draft_model));
+      return std::make_shared<ModelDrafter>(request.draft_model);
+  }
+  return nullptr;
 }
 
 StatusOr<SamplingParams> sampling_params(const Request& request, const ModelInfo& info) {
@@ -124,15 +162,13 @@ StatusOr<std::shared_ptr<Generation>> Session::submit(const Request& request) {
   sequence->gate.emplace(&reasoning, prompt,
                          [&](int32_t id) { return tokenizer.is_special(id); });
   sequence->sampler.emplace(params, prompt_size);
-  sequence->speculating.always = request.always_draft;
-  sequence->speculating.drafter = request.drafter;
-  if (request.drafter == nullptr && request.speculation == Speculation::kNgram) {
-    sequence->speculating.drafter = std::make_shared<NgramDrafter>();
-  }
-  if (request.speculation != Speculation::kOff || request.drafter != nullptr) {
-    sequence->speculating.most =
-        request.max_draft == 0 ? kNgramDraft
-                               : static_cast<int32_t>(std::min<uint32_t>(request.max_draft, kMaxDraft));
+  Speculating& speculating = sequence->speculating;
+  PONDER_ASSIGN_OR_RETURN(speculating.drafter, make_drafter(request, *model_));
+  if (speculating.drafter != nullptr) {
+    speculating.always = request.always_draft;
+    speculating.most = request.max_draft == 0
+                           ? usual_draft(request.speculation)
+                           : static_cast<int32_t>(std::min<uint32_t>(request.max_draft, kMaxDraft));
   }
   EventWriter::Options events;
   events.stops = std::move(stops);

@@ -55,4 +55,10 @@ StatusOr<RowLogprobs> log_softmax_at(std::span<const float> logits, int32_t id, 
   return out;
 }
 
+StatusOr<int32_t> likeliest(std::span<const float> logits) {
+  std::vector<float> block_max;
+  PONDER_RETURN_IF_ERROR(scan_row(logits, &block_max).status());
+  return largest(logits, block_max, 1).front().id;
+}
+
 }  // namespace ponder

@@ -27,4 +27,7 @@ struct RowLogprobs {
 // the row is an invalid argument.
 StatusOr<RowLogprobs> log_softmax_at(std::span<const float> logits, int32_t id, uint32_t top_n = 0);
 
+// The token with the largest logit, of equals the lowest id. Damaged rows are refused as above.
+StatusOr<int32_t> likeliest(std::span<const float> logits);
+
 }  // namespace ponder

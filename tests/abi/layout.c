@@ -96,6 +96,7 @@ static const row rows[] = {
     OFFSET(ponder_model_info, top_p, 168),
     OFFSET(ponder_model_info, min_p, 172),
     OFFSET(ponder_model_info, repeat_penalty, 176),
+    OFFSET(ponder_model_info, has_draft_layer, 180),
 
     SIZE(ponder_event, 120),
     OFFSET(ponder_event, kind, 0),
@@ -185,6 +186,8 @@ static const row constants[] = {
     {"PONDER_REASONING_ON", PONDER_REASONING_ON, 2},
     {"PONDER_SPECULATION_OFF", PONDER_SPECULATION_OFF, 0},
     {"PONDER_SPECULATION_NGRAM", PONDER_SPECULATION_NGRAM, 1},
+    {"PONDER_SPECULATION_MTP", PONDER_SPECULATION_MTP, 2},
+    {"PONDER_SPECULATION_DRAFT_MODEL", PONDER_SPECULATION_DRAFT_MODEL, 3},
     {"PONDER_EVENT_STARTED", PONDER_EVENT_STARTED, 1},
     {"PONDER_EVENT_PREFILL", PONDER_EVENT_PREFILL, 2},
     {"PONDER_EVENT_THOUGHT", PONDER_EVENT_THOUGHT, 3},

@@ -145,6 +145,7 @@ static void every_function_refuses_null_handles(void) {
   CHECK_INVALID(ponder_model_options_set_context(NULL, 0));
   CHECK_INVALID(ponder_model_options_set_kv_bytes(NULL, 0));
   CHECK_INVALID(ponder_model_options_set_expert_bytes(NULL, 0));
+  CHECK_INVALID(ponder_model_options_set_draft_layer(NULL, 1));
   CHECK_INVALID(ponder_model_options_set_kv_type(NULL, PONDER_KV_AUTO));
   CHECK_INVALID(ponder_model_options_set_precision(NULL, PONDER_PRECISION_AUTO));
   CHECK_INVALID(ponder_model_options_set_progress(NULL, no_progress, NULL));
@@ -194,6 +195,7 @@ static void every_function_refuses_null_handles(void) {
   CHECK_INVALID(ponder_request_set_logprobs(NULL, 0));
   CHECK_INVALID(ponder_request_set_ignore_eos(NULL, 1));
   CHECK_INVALID(ponder_request_set_speculation(NULL, PONDER_SPECULATION_NGRAM, 4));
+  CHECK_INVALID(ponder_request_set_draft_model(NULL, NULL));
   CHECK_INVALID(ponder_request_set_reasoning(NULL, PONDER_REASONING_OFF));
   CHECK_INVALID(ponder_request_set_thought_budget(NULL, 1, 1));
   CHECK_INVALID(ponder_request_set_thought_closing(NULL, "a", 1));
@@ -417,8 +419,11 @@ static void request_setters_check_their_values(void) {
   CHECK_OK(ponder_request_set_ignore_eos(r, 1));
   CHECK_OK(ponder_request_set_speculation(r, PONDER_SPECULATION_NGRAM, UINT32_MAX));
   CHECK_OK(ponder_request_set_speculation(r, PONDER_SPECULATION_OFF, 0));
-  CHECK_INVALID(ponder_request_set_speculation(r, 2, 0));
+  CHECK_OK(ponder_request_set_speculation(r, PONDER_SPECULATION_MTP, 3));
+  CHECK_OK(ponder_request_set_speculation(r, PONDER_SPECULATION_DRAFT_MODEL, 0));
+  CHECK_INVALID(ponder_request_set_speculation(r, 4, 0));
   CHECK_INVALID(ponder_request_set_speculation(r, -1, 0));
+  CHECK_OK(ponder_request_set_draft_model(r, NULL));
 
   CHECK_OK(ponder_request_set_reasoning(r, PONDER_REASONING_ON));
   CHECK_INVALID(ponder_request_set_reasoning(r, 3));

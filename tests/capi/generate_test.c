@@ -590,6 +590,108 @@ static void speculation_changes_no_token(void) {
   }
 }
 
+/* The same weights drafting for themselves: what is checked is right, and the text is the same. */
+static void a_draft_model_changes_no_token(void) {
+  ponder_request *r = ask_greedily(long_puzzle);
+  ponder_session *s = new_session();
+  ponder_generation *g = NULL;
+  ponder_model *draft = NULL;
+  ponder_runtime *other_runtime = NULL;
+  ponder_error *err = NULL;
+  ponder_str words;
+  ponder_model_info info;
+  ponder_stats stats;
+  transcript plain, guessed;
+  CHECK_OK(ponder_request_set_ignore_eos(r, 1));
+  CHECK_OK(ponder_request_set_max_tokens(r, 300));
+  run_request(s, r, &plain);
+
+  CHECK_OK(ponder_request_set_speculation(r, PONDER_SPECULATION_DRAFT_MODEL, 0));
+  CHECK_STATUS(ponder_session_submit(s, r, &g, &err), PONDER_ERR_INVALID_ARGUMENT);
+  ponder_error_get(err, NULL, &words);
+  CHECK(words.size > 40 && g == NULL);
+  ponder_error_destroy(err);
+  CHECK_OK(ponder_request_set_draft_model(r, shared_model));
+  CHECK_STATUS(ponder_session_submit(s, r, &g, NULL), PONDER_ERR_INVALID_ARGUMENT);
+  CHECK_OK(ponder_runtime_create(NULL, &other_runtime, NULL));
+  CHECK_OK(ponder_model_load(other_runtime, MODEL_PATH, NULL, &draft, NULL));
+  CHECK_OK(ponder_request_set_draft_model(r, draft));
+  ponder_model_release(draft);
+  ponder_runtime_release(other_runtime);
+  CHECK_STATUS(ponder_session_submit(s, r, &g, NULL), PONDER_ERR_INVALID_ARGUMENT);
+
+  CHECK_OK(ponder_model_load(shared_runtime, MODEL_PATH, NULL, &draft, NULL));
+  CHECK_OK(ponder_request_set_draft_model(r, draft));
+  run_request(s, r, &guessed);
+  check_whole(&guessed);
+  CHECK(same_tokens(&plain, &guessed));
+  CHECK_OK(ponder_model_get_stats(draft, &stats, sizeof stats));
+  CHECK(stats.prompt_tokens == 0 && stats.answer_tokens == 0 && stats.running == 0);
+  ponder_model_release(draft); /* the request keeps it */
+  run_request(s, r, &guessed);
+  CHECK(same_tokens(&plain, &guessed));
+
+  CHECK_OK(ponder_request_set_speculation(r, PONDER_SPECULATION_MTP, 0));
+  CHECK_STATUS(ponder_session_submit(s, r, &g, NULL), PONDER_ERR_UNSUPPORTED);
+  CHECK_OK(ponder_model_get_info(shared_model, &info, sizeof info));
+  CHECK(info.has_draft_layer == 0);
+  ponder_request_destroy(r);
+  ponder_session_destroy(s);
+}
+
+static void a_draft_layer_is_refused_where_there_is_none(void) {
+  ponder_model_options *o = NULL;
+  ponder_model *m = NULL;
+  ponder_error *err = NULL;
+  ponder_str words;
+  CHECK_OK(ponder_model_options_create(&o));
+  CHECK_OK(ponder_model_options_set_draft_layer(o, 1));
+  CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, &err), PONDER_ERR_UNSUPPORTED);
+  ponder_error_get(err, NULL, &words);
+  CHECK(words.size > 40 && m == NULL);
+  ponder_error_destroy(err);
+  ponder_model_options_destroy(o);
+}
+
+/* Guesses by the checkpoint's own layer, with a checkpoint that has one. */
+static void a_draft_layer_changes_no_token(void) {
+  static const char folder[] = PONDER_SHARED_DIR "/oracle/A/dsv3-fp8";
+  static const ponder_token prompt[] = {0, 11, 42, 99, 7, 12, 300, 41, 5};
+  ponder_model_options *o = NULL;
+  ponder_model *m = NULL;
+  ponder_session *s = NULL;
+  ponder_request *r = NULL;
+  ponder_model_info info;
+  ponder_stats stats;
+  transcript plain, guessed;
+  if (access(folder, R_OK) != 0) {
+    printf("# no reference data at %s\n", folder);
+    return;
+  }
+  CHECK_OK(ponder_model_options_create(&o));
+  CHECK_OK(ponder_model_options_set_draft_layer(o, 1));
+  CHECK_OK(ponder_model_load(shared_runtime, folder, o, &m, NULL));
+  CHECK_OK(ponder_model_get_info(m, &info, sizeof info));
+  CHECK(info.has_draft_layer == 1 && info.layers == 3);
+  CHECK_OK(ponder_session_create(m, &s, NULL));
+  CHECK_OK(ponder_request_create(&r));
+  CHECK_OK(ponder_request_set_tokens(r, prompt, sizeof prompt / sizeof *prompt));
+  CHECK_OK(ponder_request_set_temperature(r, 1));
+  CHECK_OK(ponder_request_set_seed(r, 3));
+  CHECK_OK(ponder_request_set_ignore_eos(r, 1));
+  CHECK_OK(ponder_request_set_max_tokens(r, 200));
+  run_request(s, r, &plain);
+  CHECK_OK(ponder_request_set_speculation(r, PONDER_SPECULATION_MTP, 2));
+  run_request(s, r, &guessed);
+  CHECK(same_tokens(&plain, &guessed));
+  CHECK_OK(ponder_model_get_stats(m, &stats, sizeof stats));
+  CHECK(stats.accepted_tokens <= stats.drafted_tokens);
+  ponder_request_destroy(r);
+  ponder_session_destroy(s);
+  ponder_model_release(m);
+  ponder_model_options_destroy(o);
+}
+
 static void logprobs_agree_with_score(void) {
   ponder_request *r = NULL;
   ponder_session *s = new_session();
@@ -924,6 +1026,9 @@ int main(int argc, char **argv) {
   RUN(stop_texts_end_the_answer_and_are_not_told);
   RUN(ignore_eos_goes_on);
   RUN(speculation_changes_no_token);
+  RUN(a_draft_model_changes_no_token);
+  RUN(a_draft_layer_is_refused_where_there_is_none);
+  RUN(a_draft_layer_changes_no_token);
   RUN(logprobs_agree_with_score);
   RUN(sessions_reuse_what_they_hold);
   RUN(sessions_fork_and_truncate);

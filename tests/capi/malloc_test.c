@@ -57,11 +57,13 @@ int posix_memalign(void **out, size_t align, size_t size) {
   return *out != NULL ? 0 : ENOMEM;
 }
 
+static int with_draft_model; /* it speculates by a second model instead of n-grams */
+
 /* The first failure, or OK; every call is made through the whole life of every object. */
 static ponder_status attempt(int32_t drive) {
   ponder_runtime_options *ro = NULL;
   ponder_runtime *rt = NULL;
-  ponder_model *m = NULL;
+  ponder_model *m = NULL, *draft = NULL;
   ponder_session *s = NULL, *fork = NULL;
   ponder_chat *c = NULL;
   ponder_request *r = NULL;
@@ -85,8 +87,14 @@ static ponder_status attempt(int32_t drive) {
   if (st == PONDER_OK) st = ponder_request_set_thought_budget(r, 0, 4);
   if (st == PONDER_OK) st = ponder_request_set_logprobs(r, 2);
   if (st == PONDER_OK) st = ponder_request_set_speculation(r, PONDER_SPECULATION_NGRAM, 4);
+  if (with_draft_model) {
+    if (st == PONDER_OK) st = ponder_model_load(rt, MODEL_PATH, NULL, &draft, &err);
+    if (st == PONDER_OK) st = ponder_request_set_draft_model(r, draft);
+    if (st == PONDER_OK) st = ponder_request_set_speculation(r, PONDER_SPECULATION_DRAFT_MODEL, 4);
+    ponder_model_release(draft);
+  }
   if (st == PONDER_OK) st = ponder_request_add_stop(r, "=", 1);
-  if (st == PONDER_OK) st = ponder_request_set_max_tokens(r, 8);
+  if (st == PONDER_OK) st = ponder_request_set_max_tokens(r, with_draft_model ? 16 : 8);
   if (st == PONDER_OK) st = ponder_session_submit(s, r, &g, &err);
   while (st >= 0 && st != PONDER_DONE) {
     st = ponder_generation_next(g, &ev, sizeof ev, &err);
@@ -146,6 +154,11 @@ static void one_call_fails(void) { fail_at_any_call(PONDER_DRIVE_THREAD, 0, 0); 
 static void one_call_fails_in_a_host_driven_runtime(void) {
   fail_at_any_call(PONDER_DRIVE_HOST, 0, 0);
 }
+static void one_call_fails_while_a_model_drafts(void) {
+  with_draft_model = 1;
+  fail_at_any_call(PONDER_DRIVE_HOST, 0, 0);
+  with_draft_model = 0;
+}
 static void all_calls_fail_from_then_on(void) { fail_at_any_call(PONDER_DRIVE_THREAD, 1, 0); }
 
 /* A minute's work, so only when asked for by name. */
@@ -158,6 +171,7 @@ int main(int argc, char **argv) {
   harness_begin(argc, argv);
   RUN(one_call_fails);
   RUN(one_call_fails_in_a_host_driven_runtime);
+  RUN(one_call_fails_while_a_model_drafts);
   RUN(all_calls_fail_from_then_on);
   if (argc > 1) RUN(every_call_fails_in_turn);
   return harness_end();

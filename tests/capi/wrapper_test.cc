@@ -50,6 +50,7 @@ void errors_are_thrown_where_that_is_possible() {
   // Kept, and told by the call that matters.
   ponder::Runtime runtime;
   ponder::Model model = ponder::Model::load(runtime, kModel);
+  CHECK(!model.info().has_draft_layer);
   ponder::Session session(model);
   ponder::Request request;
   request.text("a").temperature(-1).temperature(1);

@@ -326,7 +326,12 @@ class Run(Case):
         self.assertNotIn("drafted_tokens", plain["stats"])
         stats = guessed["stats"]
         self.assertEqual(stats["steps"] + stats.get("accepted_tokens", 0), 300)
+        by_model = self.events("--speculation", "draft", "--draft-model", MODEL, *options)[-1]
+        self.assertEqual(by_model["tokens"], plain["tokens"])
         self.fails(2, "run", "--speculation", "oracle", PUZZLE)
+        self.fails(2, "run", "--speculation", "draft", PUZZLE)
+        self.fails(2, "run", "--draft-model", MODEL, PUZZLE)
+        self.assertIn("draft layer", self.fails(1, "run", "--speculation", "mtp", PUZZLE))
 
     def test_cache_types_agree_on_both_cpu_devices_and_with_f32(self):
         options = ("--precision", "f32", "--kv-type")

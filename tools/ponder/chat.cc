@@ -31,7 +31,10 @@ struct ChatArguments {
 
 class Conversation {
  public:
-  Conversation(ChatArguments& args, const Model& model) : args_(args), session_(model) { reset(); }
+  Conversation(ChatArguments& args, const Loaded& loaded)
+      : args_(args), loaded_(loaded), session_(loaded.model) {
+    reset();
+  }
 
   // One line of the user's; false: leave.
   bool take(std::string_view line) {
@@ -104,6 +107,7 @@ class Conversation {
       Request request;
       request.chat(chat_);
       args_.sampling.apply(request);
+      loaded_.add_draft_model(request);
       Generation generation = session_.submit(request);
       Display display(!args_.hide_thoughts);
       const Outcome outcome =
@@ -134,19 +138,20 @@ class Conversation {
   }
 
   ChatArguments& args_;
+  const Loaded& loaded_;
   Session session_;
   Chat chat_;
 };
 
 void run(ChatArguments& args) {
-  const Loaded loaded = args.model.load();
+  const Loaded loaded = args.sampling.load(args.model);
   const std::unique_ptr<LineEditor> editor = make_line_editor();
   if (diagnostics().is_terminal()) {
     const ponder_model_info info = loaded.model.info();
     diagnostics().line(std::string(text_of(info.name)) + ": " + std::to_string(info.context) +
                        " tokens of context. /help lists the commands.");
   }
-  Conversation conversation(args, loaded.model);
+  Conversation conversation(args, loaded);
   while (const std::optional<std::string> line = editor->read("> ")) {
     if (!conversation.take(*line)) break;
   }

@@ -118,6 +118,7 @@ class Evaluation {
     Request request;
     request.chat(Chat().add_user(questions_[slot.question].prompt));
     args_.sampling.apply(request);
+    loaded_.add_draft_model(request);
     // Every puzzle its own stream of choices, the same ones however many run side by side.
     request.seed(args_.seed * 1'000'003 + slot.question);
     slot.generation = slot.session.submit(request);
@@ -171,7 +172,7 @@ class Evaluation {
 
 void run(const EvalArguments& args) {
   News news;  // the engine's thread may still be waking us when the evaluation is over
-  const Loaded loaded = args.model.load();
+  const Loaded loaded = args.sampling.load(args.model);
   const auto begin = std::chrono::steady_clock::now();
   const Tally tally = Evaluation(args, loaded, news).run();
   const double seconds =

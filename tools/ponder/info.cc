@@ -34,6 +34,7 @@ Json describe(const Loaded& loaded) {
       {"fingerprint", text_of(info.fingerprint)},
       {"parameters", info.parameters},
       {"layers", info.layers},
+      {"draft_layer", info.has_draft_layer != 0},
       {"vocabulary", info.vocabulary},
       {"context", info.context},
       {"trained_context", info.trained_context},
@@ -159,7 +160,8 @@ void print_description(const Json& d) {
   const Json& s = d["sampling"];
   row("model", d["model"].get<std::string>());
   row("architecture", d["architecture"].get<std::string>());
-  row("size", number("parameters") + " parameters, " + number("layers") + " layers, " +
+  row("size", number("parameters") + " parameters, " + number("layers") + " layers" +
+                  (d["draft_layer"].get<bool>() ? " and a draft layer, " : ", ") +
                   number("vocabulary") + " tokens in the vocabulary");
   row("context", number("context") + " tokens (made for " + number("trained_context") + ")");
   row("thinks", !d["reasons"].get<bool>() ? "no"

@@ -57,6 +57,10 @@ std::string shipped_model() {
                 " beside this command nor in " PONDER_SOURCE_MODELS "; name a MODEL folder");
 }
 
+void Loaded::add_draft_model(Request& request) const {
+  if (drafts.get() != nullptr) request.draft_model(drafts);
+}
+
 void ModelArguments::add_positional(CLI::App& app) {
   app.add_option(
       "MODEL", model,
@@ -99,6 +103,9 @@ void ModelArguments::add_options(CLI::App& app) {
       ->transform(CLI::AsSizeValue(true))
       ->type_name("SIZE")
       ->group(group);
+  app.add_flag("--draft-layer", draft_layer,
+               "Load the checkpoint's layer for multi-token prediction too; --speculation mtp does")
+      ->group(group);
   app.add_option("--hint", hints, "Tuning of this release (docs/api/models.md); may be repeated")
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false)
@@ -121,6 +128,7 @@ void ModelArguments::apply(const Runtime& runtime, const ModelOptions& made) con
   check(ponder_model_options_set_context(options, context), "--context");
   check(ponder_model_options_set_expert_bytes(options, expert_bytes), "--expert-bytes");
   check(ponder_model_options_set_vram_bytes(options, vram_bytes), "--vram-bytes");
+  check(ponder_model_options_set_draft_layer(options, draft_layer), "--draft-layer");
   check(ponder_model_options_set_precision(
             options, precision == "f32" ? PONDER_PRECISION_F32 : PONDER_PRECISION_AUTO),
         "--precision");
@@ -154,7 +162,7 @@ Loaded ModelArguments::load() const {
   if (error) throw error;
   const double load_s =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  return {path(), std::move(runtime), std::move(loaded), load_s};
+  return {path(), std::move(runtime), std::move(loaded), load_s, Model(nullptr)};
 }
 
 void SamplingArguments::add_options(CLI::App& app, bool with_seed) {
@@ -195,11 +203,17 @@ void SamplingArguments::add_options(CLI::App& app, bool with_seed) {
       ->excludes(off);
 
   const std::string speed = "Speed";
-  app.add_option("--speculation", speculation,
-                 "Guess tokens ahead where that is faster: off; ngram: what followed the same words "
-                 "earlier. The text stays the same")
+  app.add_option(
+         "--speculation", speculation,
+         "Guess tokens ahead where that is faster: off; ngram: what followed the same words "
+         "earlier; mtp: the checkpoint's own layer for it; draft: --draft-model. The text "
+         "stays the same")
       ->capture_default_str()
-      ->check(CLI::IsMember({"off", "ngram"}))
+      ->check(CLI::IsMember({"off", "ngram", "mtp", "draft"}))
+      ->group(speed);
+  app.add_option("--draft-model", draft_model,
+                 "A smaller model of the same tokens that guesses: --speculation draft")
+      ->type_name("MODEL")
       ->group(speed);
   app.add_option("--max-draft", max_draft, "Most tokens to guess at a time; 0: as suits the method")
       ->capture_default_str()
@@ -231,10 +245,31 @@ void SamplingArguments::apply(Request& target) const {
                             : think  ? PONDER_REASONING_ON
                                      : PONDER_REASONING_MODEL;
   check(ponder_request_set_reasoning(request, reasoning), "--think, --no-think");
-  check(ponder_request_set_speculation(
-            request, speculation == "ngram" ? PONDER_SPECULATION_NGRAM : PONDER_SPECULATION_OFF,
-            max_draft),
-        "--speculation");
+  const int32_t method = speculation == "ngram"   ? PONDER_SPECULATION_NGRAM
+                         : speculation == "mtp"   ? PONDER_SPECULATION_MTP
+                         : speculation == "draft" ? PONDER_SPECULATION_DRAFT_MODEL
+                                                  : PONDER_SPECULATION_OFF;
+  check(ponder_request_set_speculation(request, method, max_draft), "--speculation");
+}
+
+Loaded SamplingArguments::load(ModelArguments model) const {
+  if ((speculation == "draft") == draft_model.empty()) {
+    throw UsageError("--speculation draft and --draft-model MODEL go together");
+  }
+  model.draft_layer |= speculation == "mtp";
+  Loaded loaded = model.load();
+  if (!draft_model.empty()) {
+    // What is about the first one's size is not about this one's.
+    model.draft_layer = false;
+    model.context = 0;
+    model.expert_bytes = 0;
+    const ModelOptions options;
+    model.apply(loaded.runtime, options);
+    Error error;
+    loaded.drafts = Model::load(loaded.runtime, draft_model, options, &error);
+    if (error) throw error;
+  }
+  return loaded;
 }
 
 std::string device_id(const ponder_device_info& info) {

@@ -25,6 +25,9 @@ struct Loaded {
   Runtime runtime;
   Model model;
   double load_s = 0;
+  Model drafts = Model(nullptr);  // a second model that guesses for the first; maybe none
+
+  void add_draft_model(Request& request) const;
 };
 
 // MODEL, the device and how to compute.
@@ -37,6 +40,7 @@ struct ModelArguments {
   uint32_t context = 0;
   uint64_t expert_bytes = 0;
   uint64_t vram_bytes = 0;
+  bool draft_layer = false;
   std::vector<std::string> hints;
 
   void add_positional(CLI::App& app);  // [MODEL]
@@ -56,12 +60,15 @@ struct SamplingArguments {
   uint32_t think_soft = 0, think_hard = 0;
   std::string think_closing;
   std::string speculation = "off";
+  std::string draft_model;  // a folder or file
   uint32_t max_draft = 0;
   bool greedy = false, no_think = false, think = false;
 
   // with_seed: false where the command has a --seed of its own.
   void add_options(CLI::App& app, bool with_seed = true);
   void apply(Request& request) const;
+  // The model, with what speculation wants of it, and the draft model if there is to be one.
+  Loaded load(ModelArguments model) const;
 };
 
 // "cpu", "ref", "cuda:0": the name that --device knows a device by.

@@ -95,7 +95,8 @@ void run(RunArguments& args) {
   check(ponder_request_set_logprobs(request.get(), args.logprobs), "--logprobs (0 to 1000)");
   check(ponder_request_set_ignore_eos(request.get(), args.ignore_eos), "--ignore-eos");
 
-  const Loaded loaded = args.model.load();
+  const Loaded loaded = args.sampling.load(args.model);
+  loaded.add_draft_model(request);
   Session session(loaded.model);
   Generation generation = session.submit(request);
   Outcome outcome;

@@ -141,6 +141,15 @@ TEST(Drafting, WhatADraftCostsToMakeCounts) {
   EXPECT_EQ(plan_drafts(std::vector<DraftCandidate>{{8, &good, 0.02}}, 1, times, 8)[0], 0);
 }
 
+TEST(Drafting, IsNotTakenInByAStepThatSeemedSlow) {
+  StepTimes times;
+  times.record(1, 0.03);  // the first one, with nothing in the caches
+  times.record(2, 0.01);
+  Acceptance bad(0.4);
+  for (int i = 0; i < 40; ++i) bad.record(0, true);
+  EXPECT_EQ(plan_drafts(std::vector<DraftCandidate>{{8, &bad, 0}}, 1, times, 8)[0], 0);
+}
+
 TEST(StepTimes, InterpolatesForgetsAndIgnoresNonsense) {
   StepTimes times;
   EXPECT_EQ(times.seconds(3), 0);

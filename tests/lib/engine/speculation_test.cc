@@ -1,15 +1,13 @@
 // Speculation changes nothing but speed: the same events, bit for bit, with any drafter.
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <filesystem>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "lib/engine/drafter.h"
 #include "lib/engine/engine.h"
-#include "tests/lib/engine/support.h"
+#include "tests/lib/engine/speculation.h"
 
 namespace ponder::engine {
 namespace {
@@ -55,30 +53,12 @@ class Throwing : public Drafter {
   }
 };
 
-Outcome run(const std::shared_ptr<Model>& model, const Request& request,
-            GenerationStats* stats = nullptr) {
-  const auto session = Session::create(model).value();
-  const auto submitted = session->submit(request);
-  EXPECT_TRUE(submitted.ok()) << submitted.status();
-  const auto generation = *submitted;
-  Outcome outcome = collect(*generation);
-  EXPECT_TRUE(outcome.failure.ok()) << outcome.failure;
-  if (stats != nullptr) *stats = generation->stats();
-  return outcome;
-}
-
 Request drafted(Request request, std::shared_ptr<Drafter> drafter, uint32_t most = 0) {
   request.drafter = std::move(drafter);
   request.speculation = Speculation::kNgram;
   request.always_draft = true;
   request.max_draft = most;
   return request;
-}
-
-std::vector<int32_t> whole_text(const Request& request, const Outcome& outcome) {
-  std::vector<int32_t> text = *request.tokens;
-  text.insert(text.end(), outcome.tokens.begin(), outcome.tokens.end());
-  return text;
 }
 
 // Runs `request` with every kind of drafter and expects what it says without.
@@ -108,11 +88,6 @@ void expect_the_same(const std::shared_ptr<Model>& model, const Request& request
   EXPECT_EQ(run(model, real).script, plain.script);
 }
 
-struct Case {
-  const char* name;
-  std::function<void(Request*)> change;
-};
-
 class SpeculationSays : public testing::TestWithParam<Case> {};
 
 TEST_P(SpeculationSays, WhatIsSaidWithoutIt) {
@@ -127,66 +102,8 @@ TEST_P(SpeculationSays, WhatIsSaidWithoutIt) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, SpeculationSays,
-    testing::Values(
-        Case{"Greedy", [](Request*) {}},
-        Case{"PastTheEnd", [](Request* r) { r->ignore_eos = true; }},
-        Case{"Sampling",
-             [](Request* r) {
-               r->temperature = 1.1f;
-               r->seed = 4;
-             }},
-        Case{"SamplingTruncated",
-             [](Request* r) {
-               r->temperature = 1.5f;
-               r->top_p = 0.95f;
-               r->top_k = 40;
-               r->min_p = 0.01f;
-               r->seed = 5;
-               r->ignore_eos = true;
-             }},
-        Case{"Penalties",
-             [](Request* r) {
-               r->repeat_penalty = 1.2f;
-               r->presence_penalty = 0.4f;
-               r->frequency_penalty = 0.3f;
-               r->temperature = 0.8f;
-               r->seed = 6;
-               r->ignore_eos = true;
-             }},
-        Case{"Logprobs",
-             [](Request* r) {
-               r->want_logprobs = true;
-               r->logprobs = 3;
-             }},
-        Case{"HardBudget",
-             [](Request* r) {
-               r->thought_hard = 17;
-               r->max_tokens = 200;
-             }},
-        Case{"HardBudgetWithASentence",
-             [](Request* r) {
-               r->thought_hard = 25;
-               r->thought_closing = "So";
-               r->want_logprobs = true;
-             }},
-        Case{"SoftBudget", [](Request* r) { r->thought_soft = 10; }},
-        Case{"NoThought", [](Request* r) { r->reasoning = Reasoning::kOff; }},
-        Case{"HiddenThought", [](Request* r) { r->thought_hidden = true; }},
-        Case{"Stop",
-             [](Request* r) {
-               r->tokens = golden_cases()[0].prompt;
-               r->stops = {"+1", " = "};
-             }},
-        Case{"Bias",
-             [](Request* r) {
-               r->logit_bias = {{312, -INFINITY}, {220, 2.0f}};
-             }},
-        Case{"OneToken", [](Request* r) { r->max_tokens = 1; }},
-        Case{"TwoTokens", [](Request* r) { r->max_tokens = 2; }},
-        Case{"ThreeTokens", [](Request* r) { r->max_tokens = 3; }}),
-    [](const auto& instance) { return instance.param.name; });
+INSTANTIATE_TEST_SUITE_P(All, SpeculationSays, testing::ValuesIn(speculation_cases()),
+                         [](const auto& instance) { return instance.param.name; });
 
 // Attention over latents and experts, whose kernels depend on how many rows a step has.
 TEST(Speculation, OtherArchitecturesSayWhatTheySayWithoutIt) {

@@ -51,8 +51,11 @@ class Program:
         else:
             if batch > 1:
                 prompt, generate = batch, 0
-            command = self.command + ["-m", path, "-p", str(prompt), "-n", str(generate), "-d",
-                                      str(depth), "-t", str(threads), "-r", str(repeat), "-o",
+            if depth and "-d" not in self.options():  # ik_llama.cpp says it so
+                work = ["-p", "0", "-n", "0", "-gp", f"{depth},{generate}"]
+            else:
+                work = ["-p", str(prompt), "-n", str(generate)] + (["-d", str(depth)] if depth else [])
+            command = self.command + ["-m", path, *work, "-t", str(threads), "-r", str(repeat), "-o",
                                       "json"]
             if case == "start":
                 command += ["-w", "0"] if "-w" in self.options() else ["--no-warmup"]

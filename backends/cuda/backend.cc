@@ -3,6 +3,7 @@
 
 #include "backends/cuda/cuda.h"
 #include "backends/cuda/pack.h"
+#include "backends/cuda/products.h"
 #include "backends/cuda/runtime.h"
 
 namespace ponder {
@@ -79,10 +80,18 @@ class CudaBackend final : public Backend {
 
   StatusOr<std::unique_ptr<PackedWeight>> pack_linear(std::span<const WeightData> parts,
                                                       const PackOptions& options) override {
-    return cuda::pack(device_.get(), context_.pool, parts, options.precision == Precision::kAuto);
+    return cuda::pack(device_.get(), context_.pool, parts, options.precision);
   }
   StatusOr<std::unique_ptr<PackedWeight>> pack_table(const WeightData& table) override {
-    return cuda::pack(device_.get(), context_.pool, {&table, 1}, false);
+    return cuda::pack(device_.get(), context_.pool, {&table, 1}, Precision::kF32);
+  }
+  StatusOr<std::unique_ptr<PackedExperts>> pack_experts(std::unique_ptr<ExpertSource> source,
+                                                        const PackOptions& options) override {
+    if (options.expert_cache != nullptr) {
+      return unsupported_error("device ", info_.name, " (cuda) keeps all experts in its memory; ",
+                               "a cache of experts is for CPUs");
+    }
+    return cuda::pack_experts(device_.get(), context_.pool, std::move(source), options.precision);
   }
 
   StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) const override {
@@ -125,10 +134,10 @@ class CudaBackend final : public Backend {
   Status begin_step(const Batch&) override { return device_->use(); }
 
   Status embed(const EmbedParams& p) override {
-    const auto& table = static_cast<const cuda::CudaWeight*>(p.table)->parts[0];
+    const auto& table = static_cast<const cuda::CudaWeight*>(p.table)->stacks[0];
     PONDER_RETURN_IF_ERROR(device_->use());
     PONDER_ASSIGN_OR_RETURN(const auto staged, scratch_.upload<int32_t>(p.tokens));
-    launch_widen_rows(stream(), table.matrix, staged.first, rows_of(p.out),
+    launch_widen_rows(stream(), table.matrix(), staged.first, rows_of(p.out),
                       static_cast<int64_t>(p.tokens.size()));
     return device_->check("an embedding");
   }
@@ -142,28 +151,25 @@ class CudaBackend final : public Backend {
 
   Status linear(const LinearParams& p) override {
     PONDER_RETURN_IF_ERROR(device_->use());
-    const auto* weight = static_cast<const cuda::CudaWeight*>(p.w);
+    const auto& weight = *static_cast<const cuda::CudaWeight*>(p.w);
     const int64_t rows = p.x.dim[0];
-    uint16_t* rounded = nullptr;
-    Rows out = rows_of(p.out);
-    const float* bias = p.bias.rank > 0 ? p.bias.f32() : nullptr;
-    for (const cuda::CudaWeight::Part& part : weight->parts) {
-      const cuda::Matrix& matrix = part.matrix;
-      if (part.mma != nullptr) {
-        if (rounded == nullptr) {
-          const auto bytes = static_cast<uint64_t>(rows * cuda::mma_pitch(matrix.cols)) * 2;
-          PONDER_ASSIGN_OR_RETURN(char* memory, scratch_.reserve(bytes));
-          rounded = reinterpret_cast<uint16_t*>(memory);
-          launch_round_rows(stream(), rows_of(p.x), rounded, rows, matrix.cols);
-        }
-        launch_linear_mma(stream(), part.mma, rounded, bias, out, rows, matrix.cols, matrix.rows);
-      } else {
-        launch_linear(stream(), matrix, rows_of(p.x), bias, out, rows);
-      }
-      out.data += matrix.rows;
-      if (bias != nullptr) bias += matrix.rows;
-    }
+    PONDER_ASSIGN_OR_RETURN(char* scratch,
+                            scratch_.reserve(cuda::linear_scratch_bytes(weight, rows)));
+    run_linear(stream(), weight, rows_of(p.x), p.bias.rank > 0 ? p.bias.f32() : nullptr,
+               rows_of(p.out), rows, scratch);
     return device_->check("a matrix product");
+  }
+
+  Status experts(const ExpertsParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    const auto& experts = *static_cast<const cuda::CudaExperts*>(p.experts);
+    const int64_t rows = p.x.dim[0], top_k = p.ids.dim[1];
+    PONDER_ASSIGN_OR_RETURN(char* scratch,
+                            scratch_.reserve(cuda::experts_scratch_bytes(experts, rows, top_k)));
+    const cuda::ChosenExperts chosen{static_cast<const int32_t*>(p.ids.data), p.ids.stride[0],
+                                     rows_of(p.weights), top_k};
+    run_experts(stream(), experts, rows_of(p.x), chosen, rows_of(p.out), rows, scratch);
+    return device_->check("a mixture of experts");
   }
 
   Status rope_table(const RopeTableParams& p) override {

@@ -27,10 +27,19 @@ struct Barrier {
   uint64_t passed = 0;
 };
 
+// A copy under way: the thread's, not yet done.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t group;
+};
+
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   bool done = false;
+  std::vector<Copy> copies;
+  size_t groups = 0;
 };
 
 struct Block {
@@ -80,6 +89,7 @@ void run_block() {
   for (unsigned i = 0; i < block.threads; ++i) {
     Fiber& fiber = block.fibers[i];
     fiber.done = false;
+    fiber.copies.clear();
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStack;
@@ -119,6 +129,24 @@ void run(dim3 grid, unsigned threads, const std::function<void()>& body) {
       run_block();
     }
   }
+}
+
+void copy_later(void* to, const void* from) {
+  Fiber& self = block.fibers[block.current];
+  self.copies.push_back({to, from, self.groups});
+}
+void commit_copies() { ++block.fibers[block.current].groups; }
+void finish_copies(size_t but_groups) {
+  Fiber& self = block.fibers[block.current];
+  std::erase_if(self.copies, [&](const Copy& copy) {
+    if (copy.group + but_groups >= self.groups) return false;
+    if (copy.from != nullptr) {
+      std::memcpy(copy.to, copy.from, 16);
+    } else {
+      std::memset(copy.to, 0, 16);
+    }
+    return true;
+  });
 }
 
 void block_barrier() { wait(block.all, block.threads); }

@@ -57,6 +57,8 @@ __global__ void __launch_bounds__(kThreads, 1) quant_few(QuantArgs g) {
     }
     PONDER_UNROLL
     for (int j = 0; j < kAhead; ++j) {
+      // Keeps the compiler from loading x for all of them at once, which takes too many registers.
+      if constexpr (kRows > 1) __syncwarp();
       SubBlock w = {};
       expand_sub<T>(raw[j], book, w);
       PONDER_UNROLL

@@ -104,6 +104,7 @@ __global__ void __launch_bounds__(kThreads) quant_tiles(QuantArgs g) {
       }
       PONDER_UNROLL
       for (int sub = 0; sub < 2; ++sub) {
+        __syncwarp();  // keeps the compiler from reading far ahead, for which registers are short
         uint32_t x[kB][2];
         PONDER_UNROLL
         for (int b = 0; b < kB; ++b) {

@@ -1,5 +1,6 @@
 #include "tests/backends/cuda/emulate.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -34,9 +35,12 @@ struct Copy {
   size_t group;
 };
 
+// Lives as long as the program and runs one thread of one block after the other. Switching by
+// _longjmp takes no system call, as swapcontext does.
 struct Fiber {
-  ucontext_t context;
+  jmp_buf place;
   std::unique_ptr<char[]> stack;
+  bool started = false;
   bool done = false;
   std::vector<Copy> copies;
   size_t groups = 0;
@@ -45,7 +49,7 @@ struct Fiber {
 struct Block {
   std::vector<Fiber> fibers;
   unsigned threads = 0, current = 0;
-  ucontext_t scheduler;
+  jmp_buf scheduler;
   const std::function<void()>* body = nullptr;
   Barrier all;
   Barrier warps[kMostThreads / 32];
@@ -55,12 +59,31 @@ struct Block {
 };
 Block block;
 
+// From the running fiber to run_block, and from there to a fiber.
+[[gnu::noinline]] void leave_fiber() {
+  if (_setjmp(block.fibers[block.current].place) == 0) _longjmp(block.scheduler, 1);
+}
 void enter() {
-  (*block.body)();
-  Fiber& self = block.fibers[block.current];
-  self.done = true;
-  block.steps_without_news = 0;
-  swapcontext(&self.context, &block.scheduler);
+  for (;;) {
+    (*block.body)();
+    block.fibers[block.current].done = true;
+    block.steps_without_news = 0;
+    leave_fiber();
+  }
+}
+[[gnu::noinline]] void go_on_in_fiber() {
+  Fiber& fiber = block.fibers[block.current];
+  if (_setjmp(block.scheduler) != 0) return;
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
+  fiber.stack = std::make_unique<char[]>(kStack);
+  ucontext_t first;
+  getcontext(&first);
+  first.uc_stack.ss_sp = fiber.stack.get();
+  first.uc_stack.ss_size = kStack;
+  first.uc_link = nullptr;
+  makecontext(&first, enter, 0);
+  setcontext(&first);
 }
 
 void wait(Barrier& barrier, unsigned members) {
@@ -71,10 +94,9 @@ void wait(Barrier& barrier, unsigned members) {
     ++barrier.passed;
     return;
   }
-  const unsigned self = block.current;
   while (barrier.passed == before) {
     ++block.steps_without_news;
-    swapcontext(&block.fibers[self].context, &block.scheduler);
+    leave_fiber();
   }
   block.steps_without_news = 0;
 }
@@ -90,11 +112,6 @@ void run_block() {
     Fiber& fiber = block.fibers[i];
     fiber.done = false;
     fiber.copies.clear();
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStack;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, enter, 0);
   }
   block.steps_without_news = 0;
   for (bool left = true; left;) {
@@ -104,7 +121,7 @@ void run_block() {
       left = true;
       block.current = i;
       place.thread = dim3(i);
-      swapcontext(&block.scheduler, &block.fibers[i].context);
+      go_on_in_fiber();
     }
     if (block.steps_without_news > 4 * uint64_t{kMostThreads}) {
       std::fprintf(stderr, "emulated kernel: threads of a block wait for different things\n");
@@ -116,9 +133,7 @@ void run_block() {
 }  // namespace
 
 void run(dim3 grid, unsigned threads, const std::function<void()>& body) {
-  while (block.fibers.size() < threads) {
-    block.fibers.emplace_back().stack = std::make_unique<char[]>(kStack);
-  }
+  if (block.fibers.empty()) block.fibers = std::vector<Fiber>(kMostThreads);
   block.threads = threads;
   block.body = &body;
   place.block_size = dim3(threads);

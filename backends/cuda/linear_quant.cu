@@ -13,18 +13,22 @@
 namespace ponder::cuda {
 namespace {
 
-constexpr int kThreads = 32 * kSlices;
+// Warps of a block, each with one slice of K or more. Eight rows take too many registers for
+// sixteen.
+constexpr int warps_for(int rows) { return rows == 8 ? kSlices / 2 : kSlices; }
 
 __device__ inline void load_words(const void* from, uint32_t (&to)[4]) {
   const uint4 v = *static_cast<const uint4*>(from);
   to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
 }
 
-// A block: a panel of 32 outputs, one to a lane, for up to kRows places; a slice of K to a warp.
+// A block: a panel of 32 outputs, one to a lane, for up to kRows places.
 template <DType T, int kRows>
-__global__ void __launch_bounds__(kThreads, 1) quant_few(QuantArgs g) {
+__global__ void __launch_bounds__(32 * warps_for(kRows), kRows == 1 ? 2 : 1)
+    quant_few(QuantArgs g) {
+  constexpr int kWarps = warps_for(kRows), kThreads = 32 * kWarps;
   // Sub-blocks that are loaded before the first of them is multiplied; registers are the limit.
-  constexpr int kAhead = kRows == 1 ? 8 : 4;
+  constexpr int kAhead = kRows == 1 && raw_words(T) <= 6 ? 8 : 4;
   __shared__ float partial[kSlices][kRows][kPanelRows];
   __shared__ uint16_t book[grid_entries(T) > 0 ? grid_entries(T) : 1];
   const Span span = span_of(g.places, blockIdx.y, kRows);
@@ -40,55 +44,56 @@ __global__ void __launch_bounds__(kThreads, 1) quant_few(QuantArgs g) {
   constexpr int64_t kPanel = int64_t{kPanelRows} * record_layout(T).bytes();
   const uint8_t* panel = g.w.data + span.expert * static_cast<int64_t>(g.w.bytes) +
                          int64_t{blockIdx.x} * g.records * kPanel;
-  const ByteBlock* x[kRows];
+  int x[kRows];  // first block of the row
   PONDER_UNROLL
   for (int r = 0; r < kRows; ++r) {
     // Places that are not there are computed like the first, and not stored.
-    x[r] = g.x + x_row(g.places, span.first + (r < span.count ? r : 0)) * (8 * g.records);
+    x[r] = static_cast<int>(x_row(g.places, span.first + (r < span.count ? r : 0))) * 8 * g.records;
   }
-  float sums[kRows] = {};
-  const int end = slice_begin(warp + 1, g.records);
-  for (int i = slice_begin(warp, g.records) * (8 / kAhead); i < end * (8 / kAhead); ++i) {
-    const int b = i / (8 / kAhead), first = i % (8 / kAhead) * kAhead;
-    uint32_t raw[kAhead][raw_words(T)];
-    PONDER_UNROLL
-    for (int j = 0; j < kAhead; ++j) {
-      load_sub<T, true>(panel + b * kPanel, lane, first + j, raw[j]);
-    }
-    PONDER_UNROLL
-    for (int j = 0; j < kAhead; ++j) {
-      // Keeps the compiler from loading x for all of them at once, which takes too many registers.
-      if constexpr (kRows > 1) __syncwarp();
-      SubBlock w = {};
-      expand_sub<T>(raw[j], book, w);
+  for (int slice = warp; slice < kSlices; slice += kWarps) {
+    float sums[kRows] = {};
+    const int end = slice_begin(slice + 1, g.records);
+    for (int i = slice_begin(slice, g.records) * (8 / kAhead); i < end * (8 / kAhead); ++i) {
+      const int b = i / (8 / kAhead), first = i % (8 / kAhead) * kAhead;
+      uint32_t raw[kAhead][raw_words(T)];
       PONDER_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        const ByteBlock& from = x[r][b * 8 + first + j];
-        uint32_t low[4], high[4], rest[4];
-        load_words(from.q, low);
-        load_words(from.q + 16, high);
-        load_words(&from.scale, rest);  // scale, two sums, sum of both
-        int one = 0, two = 0;
+      for (int j = 0; j < kAhead; ++j) {
+        load_sub<T, true>(panel + b * kPanel, lane, first + j, raw[j]);
+      }
+      PONDER_UNROLL
+      for (int j = 0; j < kAhead; ++j) {
+        __syncwarp();  // or the compiler loads x for all of them at once and runs out of registers
+        SubBlock w = {};
+        expand_sub<T>(raw[j], book, w);
         PONDER_UNROLL
-        for (int w4 = 0; w4 < 4; ++w4) {
-          one = __dp4a(static_cast<int>(w.q[w4]), static_cast<int>(low[w4]), one);
-          two = __dp4a(static_cast<int>(w.q[4 + w4]), static_cast<int>(high[w4]), two);
-        }
-        const float scale = __uint_as_float(rest[0]);
-        if constexpr (scales_sixteen(T)) {
-          sums[r] = add_scaled<has_minima(T)>(static_cast<float>(one), w.scale[0], w.min[0],
-                                              __uint_as_float(rest[1]), scale, sums[r]);
-          sums[r] = add_scaled<has_minima(T)>(static_cast<float>(two), w.scale[1], w.min[1],
-                                              __uint_as_float(rest[2]), scale, sums[r]);
-        } else {
-          sums[r] = add_scaled<has_minima(T)>(static_cast<float>(one + two), w.scale[0], w.min[0],
-                                              __uint_as_float(rest[3]), scale, sums[r]);
+        for (int r = 0; r < kRows; ++r) {
+          const ByteBlock& from = g.x[x[r] + b * 8 + first + j];
+          uint32_t low[4], high[4], rest[4];
+          load_words(from.q, low);
+          load_words(from.q + 16, high);
+          load_words(&from.scale, rest);  // scale, two sums, sum of both
+          int one = 0, two = 0;
+          PONDER_UNROLL
+          for (int w4 = 0; w4 < 4; ++w4) {
+            one = __dp4a(static_cast<int>(w.q[w4]), static_cast<int>(low[w4]), one);
+            two = __dp4a(static_cast<int>(w.q[4 + w4]), static_cast<int>(high[w4]), two);
+          }
+          const float scale = __uint_as_float(rest[0]);
+          if constexpr (scales_sixteen(T)) {
+            sums[r] = add_scaled<has_minima(T)>(static_cast<float>(one), w.scale[0], w.min[0],
+                                                __uint_as_float(rest[1]), scale, sums[r]);
+            sums[r] = add_scaled<has_minima(T)>(static_cast<float>(two), w.scale[1], w.min[1],
+                                                __uint_as_float(rest[2]), scale, sums[r]);
+          } else {
+            sums[r] = add_scaled<has_minima(T)>(static_cast<float>(one + two), w.scale[0], w.min[0],
+                                                __uint_as_float(rest[3]), scale, sums[r]);
+          }
         }
       }
     }
+    PONDER_UNROLL
+    for (int r = 0; r < kRows; ++r) partial[slice][r][lane] = sums[r];
   }
-  PONDER_UNROLL
-  for (int r = 0; r < kRows; ++r) partial[warp][r][lane] = sums[r];
   __syncthreads();
   const int64_t n = int64_t{blockIdx.x} * kPanelRows + lane;
   if (warp >= kRows || warp >= span.count || n >= g.w.rows) return;
@@ -101,7 +106,9 @@ template <int kRows>
 void launch_rows(Stream s, const QuantArgs& g) {
   const dim3 grid(static_cast<unsigned>((g.w.rows + kPanelRows - 1) / kPanelRows),
                   static_cast<unsigned>(tiles_of(g.places, kRows)));
-  with_block_type(g.w.dtype, [&]<DType T>() { launch(s, grid, kThreads, quant_few<T, kRows>, g); });
+  with_block_type(g.w.dtype, [&]<DType T>() {
+    launch(s, grid, 32 * warps_for(kRows), quant_few<T, kRows>, g);
+  });
 }
 
 }  // namespace

@@ -53,6 +53,7 @@ __device__ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uin
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
   const int lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4 * 2;
+#pragma unroll 1  // or a kernel of many of these runs out of registers
   for (int k = 0; k < 16; ++k) {
     const int low = k % 8, owner = low / 2;
     const uint32_t a_top = __shfl_sync(~0u, a[k < 8 ? 0 : 2], group * 4 + owner);

@@ -96,7 +96,7 @@ struct Half {
 // A block: 16 outputs for up to 8 * kTiles places. Warp i takes units i, i + 8, ...; a line of its
 // sixteen rows is on its way while the one before is multiplied.
 template <Form kForm, int kTiles>
-__global__ void __launch_bounds__(kThreads, kTiles == 1 ? 3 : 1) few_rows(HalfArgs g) {
+__global__ void __launch_bounds__(kThreads, kTiles == 1 ? 2 : 1) few_rows(HalfArgs g) {
   using H = Half<kForm>;
   constexpr int kColumns = 8 * kTiles, kOutputs = 16;
   constexpr int kOwn = (kOutputs * kColumns + kThreads - 1) / kThreads;

@@ -24,11 +24,10 @@ __device__ inline void load_words(const void* from, uint32_t (&to)[4]) {
 
 // A block: a panel of 32 outputs, one to a lane, for up to kRows places.
 template <DType T, int kRows>
-__global__ void __launch_bounds__(32 * warps_for(kRows), kRows == 1 ? 2 : 1)
-    quant_few(QuantArgs g) {
+__global__ void __launch_bounds__(32 * warps_for(kRows), 1) quant_few(QuantArgs g) {
   constexpr int kWarps = warps_for(kRows), kThreads = 32 * kWarps;
   // Sub-blocks that are loaded before the first of them is multiplied; registers are the limit.
-  constexpr int kAhead = kRows == 1 && raw_words(T) <= 6 ? 8 : 4;
+  constexpr int kAhead = kRows == 1 ? 8 : 4;
   __shared__ float partial[kSlices][kRows][kPanelRows];
   __shared__ uint16_t book[grid_entries(T) > 0 ? grid_entries(T) : 1];
   const Span span = span_of(g.places, blockIdx.y, kRows);
@@ -62,7 +61,8 @@ __global__ void __launch_bounds__(32 * warps_for(kRows), kRows == 1 ? 2 : 1)
       }
       PONDER_UNROLL
       for (int j = 0; j < kAhead; ++j) {
-        __syncwarp();  // or the compiler loads x for all of them at once and runs out of registers
+        // Or the compiler loads x for all of them at once and runs out of registers.
+        if constexpr (kRows > 1) __syncwarp();
         SubBlock w = {};
         expand_sub<T>(raw[j], book, w);
         PONDER_UNROLL

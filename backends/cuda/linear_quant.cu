@@ -13,9 +13,9 @@
 namespace ponder::cuda {
 namespace {
 
-// Warps of a block, each with one slice of K or more. Eight rows take too many registers for
+// Warps of a block, each with one slice of K or two. Several rows take too many registers for
 // sixteen.
-constexpr int warps_for(int rows) { return rows == 8 ? kSlices / 2 : kSlices; }
+constexpr int warps_for(int rows) { return rows > 1 ? kSlices / 2 : kSlices; }
 
 __device__ inline void load_words(const void* from, uint32_t (&to)[4]) {
   const uint4 v = *static_cast<const uint4*>(from);

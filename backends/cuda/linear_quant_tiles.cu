@@ -29,7 +29,7 @@ static_assert(sizeof(WeightBlock) == 48 && sizeof(ByteBlock) == 48);
 // is known at run time only: one kernel for all types that are multiplied alike, as reading and
 // expanding a sub-block is little beside what it is multiplied by.
 template <bool kSixteen, bool kMinima, int kRows>
-__global__ void __launch_bounds__(kThreads) quant_tiles(QuantArgs g) {
+__global__ void __launch_bounds__(kThreads, 1) quant_tiles(QuantArgs g) {
   constexpr int kRowWarps = kRows / kWarpRows;
   constexpr int kA = kOutputs / 16 * kRowWarps / (kThreads / 32), kB = kWarpRows / 8;
   __shared__ WeightBlock left[2][2][kOutputs];
@@ -104,7 +104,6 @@ __global__ void __launch_bounds__(kThreads) quant_tiles(QuantArgs g) {
       }
       PONDER_UNROLL
       for (int sub = 0; sub < 2; ++sub) {
-        __syncwarp();  // keeps the compiler from reading far ahead, for which registers are short
         uint32_t x[kB][2];
         PONDER_UNROLL
         for (int b = 0; b < kB; ++b) {
@@ -115,6 +114,7 @@ __global__ void __launch_bounds__(kThreads) quant_tiles(QuantArgs g) {
         }
         PONDER_UNROLL
         for (int a = 0; a < kA; ++a) {
+          __syncwarp();  // keeps the compiler from reading far ahead, for which registers are short
           const WeightBlock& top = left[slot][sub][warp_output + 16 * a + group];
           const WeightBlock& low = left[slot][sub][warp_output + 16 * a + group + 8];
           const uint32_t w[4] = {top.q[quad], low.q[quad], top.q[4 + quad], low.q[4 + quad]};

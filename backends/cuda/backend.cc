@@ -1,8 +1,8 @@
 #include <algorithm>
-#include <atomic>
 
 #include "backends/cuda/cuda.h"
 #include "backends/cuda/pack.h"
+#include "backends/cuda/products.h"
 #include "backends/cuda/runtime.h"
 #include "backends/cuda/step_inputs.h"
 
@@ -74,15 +74,18 @@ class CudaBackend final : public Backend {
 
   StatusOr<std::unique_ptr<PackedWeight>> pack_linear(std::span<const WeightData> parts,
                                                       const PackOptions& options) override {
-    int64_t widest = widest_.load();
-    for (const WeightData& part : parts) {
-      while (part.shape[1] > widest && !widest_.compare_exchange_weak(widest, part.shape[1])) {
-      }
-    }
-    return cuda::pack(device_.get(), context_.pool, parts, options.precision == Precision::kAuto);
+    return cuda::pack(device_.get(), context_.pool, parts, options.precision);
   }
   StatusOr<std::unique_ptr<PackedWeight>> pack_table(const WeightData& table) override {
-    return cuda::pack(device_.get(), context_.pool, {&table, 1}, false);
+    return cuda::pack(device_.get(), context_.pool, {&table, 1}, Precision::kF32);
+  }
+  StatusOr<std::unique_ptr<PackedExperts>> pack_experts(std::unique_ptr<ExpertSource> source,
+                                                        const PackOptions& options) override {
+    if (options.expert_cache != nullptr) {
+      return unsupported_error("device ", info_.name, " (cuda) keeps all experts in its memory; ",
+                               "a cache of experts is for CPUs");
+    }
+    return cuda::pack_experts(device_.get(), context_.pool, std::move(source), options.precision);
   }
 
   StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) const override {
@@ -129,9 +132,6 @@ class CudaBackend final : public Backend {
     PONDER_RETURN_IF_ERROR(device_->use());
     device_->begin_steps();
     device_->queue().discard();
-    const int64_t pitch = cuda::mma_pitch(widest_.load());
-    const auto rounded = static_cast<uint64_t>(pitch) * batch.tokens.size() * sizeof(uint16_t);
-    PONDER_RETURN_IF_ERROR(scratch_.reserve(rounded).status());
     return inputs_.begin(batch);
   }
   Status start_slice(const Batch& batch, int) override {
@@ -151,10 +151,10 @@ class CudaBackend final : public Backend {
   }
 
   Status embed(const EmbedParams& p) override {
-    const auto& table = static_cast<const cuda::CudaWeight*>(p.table)->parts[0];
+    const auto& table = static_cast<const cuda::CudaWeight*>(p.table)->stacks[0];
     PONDER_RETURN_IF_ERROR(device_->use());
     PONDER_ASSIGN_OR_RETURN(const int32_t* const tokens, inputs_.find(p.tokens));
-    launch_widen_rows(stream(), table.matrix, tokens, rows_of(p.out),
+    launch_widen_rows(stream(), table.matrix(), tokens, rows_of(p.out),
                       static_cast<int64_t>(p.tokens.size()));
     return device_->check("an embedding");
   }
@@ -168,28 +168,25 @@ class CudaBackend final : public Backend {
 
   Status linear(const LinearParams& p) override {
     PONDER_RETURN_IF_ERROR(device_->use());
-    const auto* weight = static_cast<const cuda::CudaWeight*>(p.w);
+    const auto& weight = *static_cast<const cuda::CudaWeight*>(p.w);
     const int64_t rows = p.x.dim[0];
-    uint16_t* rounded = nullptr;
-    Rows out = rows_of(p.out);
-    const float* bias = p.bias.rank > 0 ? p.bias.f32() : nullptr;
-    for (const cuda::CudaWeight::Part& part : weight->parts) {
-      const cuda::Matrix& matrix = part.matrix;
-      if (part.mma != nullptr) {
-        if (rounded == nullptr) {
-          const auto bytes = static_cast<uint64_t>(rows * cuda::mma_pitch(matrix.cols)) * 2;
-          PONDER_ASSIGN_OR_RETURN(char* memory, scratch_.reserve(bytes));
-          rounded = reinterpret_cast<uint16_t*>(memory);
-          launch_round_rows(stream(), rows_of(p.x), rounded, rows, matrix.cols);
-        }
-        launch_linear_mma(stream(), part.mma, rounded, bias, out, rows, matrix.cols, matrix.rows);
-      } else {
-        launch_linear(stream(), matrix, rows_of(p.x), bias, out, rows);
-      }
-      out.data += matrix.rows;
-      if (bias != nullptr) bias += matrix.rows;
-    }
+    PONDER_ASSIGN_OR_RETURN(char* scratch,
+                            scratch_.reserve(cuda::linear_scratch_bytes(weight, rows)));
+    run_linear(stream(), weight, rows_of(p.x), p.bias.rank > 0 ? p.bias.f32() : nullptr,
+               rows_of(p.out), rows, scratch);
     return device_->check("a matrix product");
+  }
+
+  Status experts(const ExpertsParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    const auto& experts = *static_cast<const cuda::CudaExperts*>(p.experts);
+    const int64_t rows = p.x.dim[0], top_k = p.ids.dim[1];
+    PONDER_ASSIGN_OR_RETURN(char* scratch,
+                            scratch_.reserve(cuda::experts_scratch_bytes(experts, rows, top_k)));
+    const cuda::ChosenExperts chosen{static_cast<const int32_t*>(p.ids.data), p.ids.stride[0],
+                                     rows_of(p.weights), top_k};
+    run_experts(stream(), experts, rows_of(p.x), chosen, rows_of(p.out), rows, scratch);
+    return device_->check("a mixture of experts");
   }
 
   Status rope_table(const RopeTableParams& p) override {
@@ -269,7 +266,6 @@ class CudaBackend final : public Backend {
   static constexpr int kSliceMark = Device::kMarks - 2;  // two in turn; inputs_ has those below
   int slice_ = 0;
   bool gathered_ = false;
-  std::atomic<int64_t> widest_{1};  // inputs of any linear layer
 };
 
 StatusOr<DeviceInfo> describe(int index) {

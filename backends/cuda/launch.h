@@ -42,18 +42,6 @@ struct Matrix {
 // out row i = matrix row indices[i], the stored values bit for bit.
 void launch_widen_rows(Stream s, const Matrix& matrix, const int32_t* indices, Rows out,
                        int64_t rows);
-// out[t, n] = sum over k of x[t, k] w[n, k], + bias[n]; float32 throughout. `bias` may be null.
-void launch_linear(Stream s, const Matrix& w, Rows x, const float* bias, Rows out, int64_t rows);
-
-// ---- linear_mma.cu -----------------------------------------------------------------------------
-// bf16 in rows of mma_pitch(cols) elements, the last of them zero, 16 * n rows.
-constexpr int64_t mma_pitch(int64_t cols) { return (cols + 127) / 128 * 128; }
-constexpr int64_t mma_rows(int64_t rows) { return (rows + 15) / 16 * 16; }
-// Rounds x to bf16, rows of mma_pitch(cols), zeros behind.
-void launch_round_rows(Stream s, Rows x, uint16_t* out, int64_t rows, int64_t cols);
-// x as launch_round_rows leaves it. w: see above.
-void launch_linear_mma(Stream s, const uint16_t* w, const uint16_t* x, const float* bias, Rows out,
-                       int64_t rows, int64_t cols, int64_t outputs);
 
 // ---- attention.cu ------------------------------------------------------------------------------
 // One layer's cache: a page holds keys [G, P, E], then values [G, P, E'].

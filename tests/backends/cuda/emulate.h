@@ -13,6 +13,7 @@
 #include <type_traits>
 
 #include "backends/cuda/enqueue.h"
+#include "lib/tensor/half.h"
 
 struct dim3 {
   unsigned x, y, z;
@@ -54,11 +55,16 @@ void block_barrier();
 uint64_t exchange(uint64_t mine, unsigned from);
 // All lanes' registers of a matrix instruction: mine to all, `out` gets 32 lanes' n words each.
 void gather(const uint32_t* mine, int n, uint32_t* out);
+// Sixteen bytes for later, null: zeros; what is read before finish_copies is what was there before.
+void copy_later(void* to, const void* from);
+void commit_copies();
+void finish_copies(size_t but_groups);
 
 }  // namespace ponder::cuda::emulation
 
 #define __global__ static
 #define __device__
+#define __host__
 #define __shared__ static
 #define __launch_bounds__(...)
 #define PONDER_UNROLL
@@ -66,6 +72,9 @@ void gather(const uint32_t* mine, int n, uint32_t* out);
 #define blockIdx ::ponder::cuda::emulation::place.block
 #define gridDim ::ponder::cuda::emulation::place.grid_size
 
+struct uint2 {
+  uint32_t x, y;
+};
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 inline float __uint_as_float(uint32_t v) { return std::bit_cast<float>(v); }
 inline uint32_t __float_as_uint(float v) { return std::bit_cast<uint32_t>(v); }
@@ -100,14 +109,24 @@ void launch(Stream s, dim3 grid, unsigned threads, void (*kernel)(Params...), Ar
 }
 inline char* dynamic_shared() { return emulation::dynamic_shared(); }
 
+inline void copy_async16(void* shared, const void* from, bool there = true) {
+  emulation::copy_later(shared, there ? from : nullptr);
+}
+inline void copy_async_commit() { emulation::commit_copies(); }
+template <int kStillFlying>
+void copy_async_wait() {
+  emulation::finish_copies(kStillFlying);
+}
+
 // The registers' places are those of PTX's mma.m16n8k16.
-inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+template <float (*kValue)(uint16_t)>
+void mma_16_bits(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
   uint32_t all[32 * 6];
   emulation::gather(mine, 6, all);
   const unsigned lane = threadIdx.x % 32;
   const auto half = [](uint32_t v, unsigned k) {
-    return std::bit_cast<float>(k % 2 != 0 ? v & 0xffff0000u : v << 16);
+    return static_cast<double>(kValue(static_cast<uint16_t>(k % 2 != 0 ? v >> 16 : v)));
   };
   for (unsigned i = 0; i < 4; ++i) {
     const unsigned row = lane / 4 + 8 * (i / 2), column = lane % 4 * 2 + i % 2;
@@ -116,10 +135,16 @@ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
       const unsigned owner = k % 8 / 2;
       const uint32_t left = all[6 * (row % 8 * 4 + owner) + row / 8 + 2 * (k / 8)];
       const uint32_t right = all[6 * (column * 4 + owner) + 4 + k / 8];
-      sum += static_cast<double>(half(left, k)) * static_cast<double>(half(right, k));
+      sum += half(left, k) * half(right, k);
     }
     d[i] = static_cast<float>(sum);
   }
+}
+inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  mma_16_bits<bf16_to_f32>(d, a, b);
+}
+inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  mma_16_bits<f16_to_f32>(d, a, b);
 }
 
 }  // namespace ponder::cuda

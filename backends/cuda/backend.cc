@@ -1,8 +1,10 @@
 #include <algorithm>
 #include <vector>
 
+#include "backends/cuda/attention_plan.h"
 #include "backends/cuda/cuda.h"
 #include "backends/cuda/pack.h"
+#include "backends/cuda/pack_mla.h"
 #include "backends/cuda/runtime.h"
 
 namespace ponder {
@@ -74,6 +76,14 @@ class CudaBackend final : public Backend {
         allocator_(device_.get(), index),
         scratch_(device_.get()) {}
 
+  // What must be there before the first step.
+  Status prepare() {
+    PONDER_ASSIGN_OR_RETURN(route_fault_, DeviceBuffer::create(device_.get(),
+                                                               sizeof(cuda::RouteFault),
+                                                               "what a router finds"));
+    return device_->zero(route_fault_.data(), sizeof(cuda::RouteFault));
+  }
+
   const DeviceInfo& info() const override { return info_; }
   Allocator* allocator() override { return &allocator_; }
 
@@ -85,24 +95,34 @@ class CudaBackend final : public Backend {
     return cuda::pack(device_.get(), context_.pool, {&table, 1}, false);
   }
 
+  StatusOr<std::unique_ptr<PackedWeight>> pack_mla(const MlaUpWeights& up,
+                                                   const PackOptions& options) override {
+    return cuda::pack_mla(device_.get(), context_.pool, up, options.precision);
+  }
+
   StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) const override {
-    if (wanted != DType::kF32 && wanted != DType::kF16 && wanted != DType::kBF16) {
-      return unsupported_error("a KV cache of ", dtype_name(wanted),
-                               " is not supported on this device; use f32, f16 or bf16");
+    const bool latents = shape.v_dim == 0;
+    const bool floats = wanted == DType::kF32 || wanted == DType::kF16 || wanted == DType::kBF16;
+    const bool narrow = wanted == DType::kF8_E4M3 || wanted == DType::kQ8_0;
+    if (!floats && (!narrow || latents)) {
+      return unsupported_error("a KV cache of ", latents ? "latents in " : "", dtype_name(wanted),
+                               " is not supported on this device; use f32, f16",
+                               latents ? " or bf16" : ", bf16, f8_e4m3 or q8_0");
     }
-    if (shape.v_dim == 0) {
-      return unsupported_error("device ", info_.name, " (cuda) cannot compute multi-head latent ",
-                               "attention; choose another device for this model");
-    }
-    if (shape.k_dim > cuda::kLargestHead || shape.v_dim > cuda::kLargestHead) {
-      return unsupported_error("attention heads of ", std::max(shape.k_dim, shape.v_dim),
-                               " numbers are not supported on this device, which takes ",
-                               cuda::kLargestHead, "; choose another device for this model");
+    const int64_t widest = std::max(shape.k_dim, shape.v_dim);
+    const int64_t limit = latents ? cuda::kLargestLatent : cuda::kLargestHead;
+    if (widest > limit) {
+      return unsupported_error(latents ? "latents of " : "attention heads of ", widest,
+                               " numbers are not supported on this device, which takes ", limit,
+                               "; choose another device for this model");
     }
     KvLayout layout;
     layout.dtype = wanted;
-    const int64_t elements = shape.heads * layout.page_tokens * (shape.k_dim + shape.v_dim);
-    layout.page_bytes = (static_cast<uint64_t>(dtype_bytes(wanted, elements)) + 63) / 64 * 64;
+    layout.page_tokens = cuda::kPageTokens;
+    const int64_t elements =
+        cuda::cache_row(wanted, shape.k_dim) + cuda::cache_row(wanted, shape.v_dim);
+    const int64_t bytes = dtype_bytes(wanted, shape.heads * layout.page_tokens * elements);
+    layout.page_bytes = (static_cast<uint64_t>(bytes) + 63) / 64 * 64;
     return layout;
   }
   DType default_kv_dtype(Precision precision) const override {
@@ -112,8 +132,10 @@ class CudaBackend final : public Backend {
   Status upload(const void* host, void* device, uint64_t bytes) override {
     return device_->upload(host, device, bytes);
   }
+  // Where the host waits for the device anyway, it also learns what a router found.
   Status download(const void* device, void* host, uint64_t bytes) override {
-    return device_->download(device, host, bytes);
+    PONDER_RETURN_IF_ERROR(device_->download(device, host, bytes));
+    return find_route_fault();
   }
   Status copy_page(const KvLayer& cache, int32_t from, int32_t to) override {
     const uint64_t bytes = cache.layout.page_bytes;
@@ -213,10 +235,97 @@ class CudaBackend final : public Backend {
 
   Status attention(const AttentionParams& p) override {
     PONDER_RETURN_IF_ERROR(device_->use());
-    PONDER_ASSIGN_OR_RETURN(const auto staged, upload_places(*p.batch, p.q.dim[0]));
-    launch_attention(stream(), cache_of(p.cache), rows_of(p.q), staged.first, staged.second,
-                     p.scale, rows_of(p.out), p.q.dim[0], p.q.dim[1]);
+    const cuda::Cache cache = cache_of(p.cache);
+    const int64_t heads = p.q.dim[1];
+    Rows out = rows_of(p.out);
+    out.head = cache.v_dim;
+    if (cache.dtype == DType::kF32) {
+      PONDER_ASSIGN_OR_RETURN(const auto staged, upload_places(*p.batch, p.q.dim[0]));
+      launch_attention(stream(), cache, rows_of(p.q), staged.first, staged.second, p.scale, out,
+                       p.q.dim[0], heads);
+      return device_->check("attention");
+    }
+    const cuda::AttentionPlan plan =
+        plan_attention(*p.batch, heads, cache.heads, cache.v_dim, wide_tile(cache));
+    PONDER_ASSIGN_OR_RETURN(const StagedPlan staged, upload_plan(plan, *p.batch));
+    const cuda::AttentionMma params{cache,   rows_of(p.q), out, staged.pages,
+                                    p.scale, static_cast<int32_t>(heads)};
+    launch_attention_wide(stream(), params, staged.tiles, plan.wide_tiles);
+    for (const cuda::SplitRun& run : plan.runs) {
+      launch_attention_split(stream(), params, staged.tiles + run.first_tile, run.tiles,
+                             staged.rows + run.first_row, run.rows, run.chunks, staged.scratch);
+    }
     return device_->check("attention");
+  }
+
+  Status mla_write(const MlaWriteParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_ASSIGN_OR_RETURN(const auto staged, upload_places(*p.batch, p.latent.dim[0]));
+    launch_mla_write(stream(), cache_of(p.cache), rows_of(p.latent), rows_of(p.k_rope),
+                     staged.first, staged.second, p.latent.dim[0], p.latent.dim[1]);
+    return device_->check("writing latents");
+  }
+
+  // A run of rows at a time: queries times W^UK, attention over the latents, results times W^UV.
+  Status mla_attention(const MlaAttentionParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    const auto& up = *static_cast<const cuda::CudaMlaWeight*>(p.up);
+    const cuda::Cache cache = cache_of(p.cache);
+    const int64_t heads = p.q_nope.dim[1], rank = up.keys.outputs;
+    // Vectors in a tile; 0: in float32.
+    const int64_t tile = up.precise || cache.dtype == DType::kF32 ? 0 : mla_tile(cache);
+    const cuda::AttentionPlan plan =
+        plan_mla(*p.batch, heads, rank, tile > 0 ? tile : cuda::kNarrowTile);
+    PONDER_ASSIGN_OR_RETURN(const StagedPlan staged, upload_plan(plan, *p.batch));
+    const auto rows_from = [](Rows all, int64_t first) {
+      all.data += first * all.row;
+      return all;
+    };
+    for (const cuda::SplitRun& run : plan.runs) {
+      const auto of_run = [&](Rows rows) {
+        rows.data += run.step_row * rows.row;
+        return rows;
+      };
+      const Rows latents{staged.scratch, heads * rank, rank};
+      Rows out = of_run(rows_of(p.out));
+      out.head = up.values.outputs;
+      launch_head_products(stream(), up.keys, of_run(rows_of(p.q_nope)), latents, run.rows);
+      const cuda::MlaAttention params{cache,
+                                      latents,
+                                      of_run(rows_of(p.q_rope)),
+                                      latents,
+                                      staged.pages,
+                                      p.scale,
+                                      static_cast<int32_t>(heads),
+                                      static_cast<int32_t>(rank)};
+      if (tile > 0) {
+        launch_mla_split(stream(), params, staged.tiles + run.first_tile, run.tiles,
+                         staged.rows + run.first_row, run.rows, run.chunks,
+                         staged.scratch + run.rows * heads * rank);
+      } else {
+        launch_mla_float(stream(), params, staged.places + run.step_row, run.rows);
+      }
+      launch_head_products(stream(), up.values, latents, out, run.rows);
+    }
+    return device_->check("latent attention");
+  }
+
+  Status route(const RouteParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    const RouterParams& r = p.router;
+    const cuda::Router router{static_cast<int32_t>(p.logits.dim[1]),
+                              r.top_k,
+                              r.groups,
+                              r.groups_kept,
+                              r.sigmoid,
+                              r.group_by_top2,
+                              r.normalize,
+                              r.scale};
+    launch_route(stream(), rows_of(p.logits), p.bias.rank > 0 ? p.bias.f32() : nullptr, router,
+                 static_cast<int32_t*>(p.ids.data), p.ids.stride[0], rows_of(p.weights),
+                 p.logits.dim[0], route_fault_.as<cuda::RouteFault>());
+    routed_ = true;
+    return device_->check("routing");
   }
 
  private:
@@ -231,19 +340,71 @@ class CudaBackend final : public Backend {
     cache.heads = static_cast<int32_t>(layer.shape.heads);
     cache.k_dim = static_cast<int32_t>(layer.shape.k_dim);
     cache.v_dim = static_cast<int32_t>(layer.shape.v_dim);
+    cache.k_row = static_cast<int32_t>(cuda::cache_row(cache.dtype, cache.k_dim));
+    cache.v_row = static_cast<int32_t>(cuda::cache_row(cache.dtype, cache.v_dim));
     return cache;
   }
 
-  StatusOr<std::pair<cuda::RowPlace*, int32_t*>> upload_places(const Batch& batch, int64_t rows) {
-    places_.assign(static_cast<size_t>(rows), cuda::RowPlace{0, 0});
+  // A plan in device memory, with the step's places and page lists, and room for its results.
+  struct StagedPlan {
+    cuda::Tile* tiles;
+    cuda::SplitRow* rows;
+    cuda::RowPlace* places;
+    int32_t* pages;
+    float* scratch;
+  };
+  StatusOr<StagedPlan> upload_plan(const cuda::AttentionPlan& plan, const Batch& batch) {
+    find_places(batch);
+    uint64_t bytes = 0;
+    const auto place = [&](uint64_t size) {
+      return std::exchange(bytes, bytes + (size + 15) / 16 * 16);
+    };
+    const auto whole = [](const auto& v) { return v.size() * sizeof(v[0]); };
+    const uint64_t tiles = place(whole(plan.tiles)), rows = place(whole(plan.rows));
+    const uint64_t places = place(whole(places_)), pages = place(whole(pages_));
+    const uint64_t scratch = place(static_cast<uint64_t>(plan.scratch_bytes));
+    PONDER_ASSIGN_OR_RETURN(char* base, scratch_.reserve(bytes));
+    const auto copy = [&](const auto& v, uint64_t at) {
+      return v.empty() ? OkStatus() : device_->upload(v.data(), base + at, whole(v));
+    };
+    PONDER_RETURN_IF_ERROR(copy(plan.tiles, tiles));
+    PONDER_RETURN_IF_ERROR(copy(plan.rows, rows));
+    PONDER_RETURN_IF_ERROR(copy(places_, places));
+    PONDER_RETURN_IF_ERROR(copy(pages_, pages));
+    return StagedPlan{reinterpret_cast<cuda::Tile*>(base + tiles),
+                      reinterpret_cast<cuda::SplitRow*>(base + rows),
+                      reinterpret_cast<cuda::RowPlace*>(base + places),
+                      reinterpret_cast<int32_t*>(base + pages),
+                      reinterpret_cast<float*>(base + scratch)};
+  }
+
+  // Told once: the next step may be of other requests.
+  Status find_route_fault() {
+    if (!std::exchange(routed_, false)) return OkStatus();
+    cuda::RouteFault fault;
+    PONDER_RETURN_IF_ERROR(device_->download(route_fault_.data(), &fault, sizeof(fault)));
+    if (fault.found == 0) return OkStatus();
+    PONDER_RETURN_IF_ERROR(device_->zero(route_fault_.data(), sizeof(fault)));
+    return corrupt_error("the router's score of expert ", fault.expert, " for row ", fault.row,
+                         " of a step is ", fault.score, "; the model's weights are damaged");
+  }
+
+  void find_places(const Batch& batch) {
+    places_.clear();
     pages_.clear();
     for (const SequenceSlice& slice : batch.sequences) {
+      const auto end = static_cast<size_t>(slice.first_row + slice.rows);
+      if (places_.size() < end) places_.resize(end, cuda::RowPlace{0, 0});
       for (int32_t r = 0; r < slice.rows; ++r) {
         places_[static_cast<size_t>(slice.first_row + r)] = {slice.first_position + r,
                                                              static_cast<int32_t>(pages_.size())};
       }
       pages_.insert(pages_.end(), slice.pages.begin(), slice.pages.end());
     }
+  }
+  StatusOr<std::pair<cuda::RowPlace*, int32_t*>> upload_places(const Batch& batch, int64_t rows) {
+    find_places(batch);
+    places_.resize(static_cast<size_t>(rows), cuda::RowPlace{0, 0});
     return scratch_.upload<cuda::RowPlace, int32_t>(places_, pages_);
   }
 
@@ -254,6 +415,8 @@ class CudaBackend final : public Backend {
   Scratch scratch_;
   std::vector<cuda::RowPlace> places_;
   std::vector<int32_t> pages_;
+  DeviceBuffer route_fault_;  // what the kernels that route leave, a RouteFault
+  bool routed_ = false;       // since the last download
 };
 
 StatusOr<DeviceInfo> describe(int index) {
@@ -291,7 +454,10 @@ class CudaFactory final : public BackendFactory {
     }
     PONDER_ASSIGN_OR_RETURN(DeviceInfo info, describe(static_cast<int>(index)));
     PONDER_ASSIGN_OR_RETURN(auto device, Device::open(static_cast<int>(index)));
-    return std::make_unique<CudaBackend>(std::move(device), std::move(info), index, context);
+    auto backend =
+        std::make_unique<CudaBackend>(std::move(device), std::move(info), index, context);
+    PONDER_RETURN_IF_ERROR(backend->prepare());
+    return backend;
   }
 };
 

@@ -3,6 +3,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -27,10 +28,19 @@ struct Barrier {
   uint64_t passed = 0;
 };
 
+// A copy under way: the thread's, not yet done.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t group;
+};
+
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   bool done = false;
+  std::vector<Copy> copies;
+  size_t groups = 0;
 };
 
 struct Block {
@@ -43,6 +53,8 @@ struct Block {
   uint64_t slots[kMostThreads];
   uint32_t registers[kMostThreads][8];
   uint64_t steps_without_news = 0;
+  std::vector<std::max_align_t> shared;
+  size_t shared_bytes = 0;
 };
 Block block;
 
@@ -80,12 +92,14 @@ void run_block() {
   for (unsigned i = 0; i < block.threads; ++i) {
     Fiber& fiber = block.fibers[i];
     fiber.done = false;
+    fiber.copies.clear();
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStack;
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, enter, 0);
   }
+  std::memset(block.shared.data(), 0xff, block.shared_bytes);
   block.steps_without_news = 0;
   for (bool left = true; left;) {
     left = false;
@@ -105,7 +119,14 @@ void run_block() {
 
 }  // namespace
 
-void run(dim3 grid, unsigned threads, const std::function<void()>& body) {
+void run(dim3 grid, unsigned threads, int64_t shared_bytes, const std::function<void()>& body) {
+  if (shared_bytes > faults.shared_memory) {
+    std::fprintf(stderr, "emulated kernel: %lld bytes of shared memory for a block\n",
+                 static_cast<long long>(shared_bytes));
+    std::abort();
+  }
+  block.shared_bytes = static_cast<size_t>(shared_bytes);
+  block.shared.resize(block.shared_bytes / sizeof(std::max_align_t) + 1);
   while (block.fibers.size() < threads) {
     block.fibers.emplace_back().stack = std::make_unique<char[]>(kStack);
   }
@@ -119,6 +140,26 @@ void run(dim3 grid, unsigned threads, const std::function<void()>& body) {
       run_block();
     }
   }
+}
+
+char* dynamic_shared() { return reinterpret_cast<char*>(block.shared.data()); }
+
+void copy_later(void* to, const void* from) {
+  Fiber& self = block.fibers[block.current];
+  self.copies.push_back({to, from, self.groups});
+}
+void commit_copies() { ++block.fibers[block.current].groups; }
+void finish_copies(size_t but_groups) {
+  Fiber& self = block.fibers[block.current];
+  std::erase_if(self.copies, [&](const Copy& copy) {
+    if (copy.group + but_groups >= self.groups) return false;
+    if (copy.from != nullptr) {
+      std::memcpy(copy.to, copy.from, 16);
+    } else {
+      std::memset(copy.to, 0, 16);
+    }
+    return true;
+  });
 }
 
 void block_barrier() { wait(block.all, block.threads); }

@@ -246,7 +246,7 @@ class CudaBackend final : public Backend {
       return device_->check("attention");
     }
     const cuda::AttentionPlan plan =
-        plan_attention(*p.batch, heads, cache.heads, cache.v_dim, wide_tile(cache));
+        cuda::plan_attention(*p.batch, heads, cache.heads, cache.v_dim, wide_tile(cache));
     PONDER_ASSIGN_OR_RETURN(const StagedPlan staged, upload_plan(plan, *p.batch));
     const cuda::AttentionMma params{cache,   rows_of(p.q), out, staged.pages,
                                     p.scale, static_cast<int32_t>(heads)};
@@ -275,12 +275,8 @@ class CudaBackend final : public Backend {
     // Vectors in a tile; 0: in float32.
     const int64_t tile = up.precise || cache.dtype == DType::kF32 ? 0 : mla_tile(cache);
     const cuda::AttentionPlan plan =
-        plan_mla(*p.batch, heads, rank, tile > 0 ? tile : cuda::kNarrowTile);
+        cuda::plan_mla(*p.batch, heads, rank, tile > 0 ? tile : cuda::kNarrowTile);
     PONDER_ASSIGN_OR_RETURN(const StagedPlan staged, upload_plan(plan, *p.batch));
-    const auto rows_from = [](Rows all, int64_t first) {
-      all.data += first * all.row;
-      return all;
-    };
     for (const cuda::SplitRun& run : plan.runs) {
       const auto of_run = [&](Rows rows) {
         rows.data += run.step_row * rows.row;

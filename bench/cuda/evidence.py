@@ -4,7 +4,8 @@
 Usage: evidence.py [--arch sm_90] [--absl PREFIX/include] [--nvcc nvcc] [--cuobjdump cuobjdump]
 
 Needs the CUDA toolkit, no GPU. Compiles backends/cuda/*.cu as the build does. Prints a table, one kernel per line; exits with
-1 when a kernel spills registers or linear_mma has no matrix instruction. Without cuobjdump the last column is taken from PTX.
+1 when a kernel spills registers or one that is there for the matrix instructions (*_mma) has none. Without cuobjdump the last
+column is taken from PTX.
 """
 import argparse
 import pathlib
@@ -15,6 +16,7 @@ import sys
 import tempfile
 
 FLAGS = ["-std=c++20", "-O2", "-fmad=false", "--expt-relaxed-constexpr"]
+DTYPES = {"0": "f32", "1": "f16", "2": "bf16", "4": "f8_e4m3", "9": "q8_0"}  # lib/tensor/dtype.h
 MATRIX = re.compile(r"\b(HMMA|IMMA|QMMA|HGMMA|IGMMA|QGMMA|mma\.sync|wgmma)\b")
 
 
@@ -24,6 +26,7 @@ def short(mangled):
         return mangled
     name = subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout.strip()
     name = re.sub(r"\(anonymous namespace\)::|_INTERNAL_\w+::|ponder::cuda::|ponder::|^void ", "", name)
+    name = re.sub(r"\(DType\)(\d+)", lambda m: DTYPES.get(m[1], m[1]), name)
     return name.split("(")[0] if not name.startswith("(") else name
 
 
@@ -63,7 +66,7 @@ def main():
                   f"{shared[1] if shared else 0:>7} {matrix.get(name, 0):>7}")
             if spills:
                 bad.append(f"{source.name}: {short(name)} spills {spills} bytes")
-            if source.name == "linear_mma.cu" and short(name).startswith("linear_mma") and not matrix.get(name):
+            if re.match(r"\w+_mma\b", short(name)) and not matrix.get(name):
                 bad.append(f"{source.name}: {short(name)} has no matrix instructions")
         if not found:
             bad.append(f"{source.name}: the compiler told of no kernel")

@@ -1,6 +1,8 @@
 #include "tests/backends/cuda/emulate.h"
 
+#ifndef __x86_64__
 #include <ucontext.h>
+#endif
 
 #include <algorithm>
 #include <cstddef>
@@ -19,6 +21,58 @@ Place place;
 
 namespace {
 
+// ucontext asks the kernel for the signal mask at every switch. Where that matters and we know how,
+// the registers that a call preserves are exchanged by hand.
+#ifdef __x86_64__
+extern "C" void ponder_emulate_switch(void** save, void* load);
+asm(R"(
+.text
+.type ponder_emulate_switch, @function
+ponder_emulate_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size ponder_emulate_switch, .-ponder_emulate_switch
+)");
+
+struct Context {
+  void* top = nullptr;  // of the stack, where the registers lie
+};
+void prepare(Context* context, char* stack, size_t bytes, void (*entry)()) {
+  // `entry` begins as if called: eight bytes off an aligned stack. It never returns.
+  auto* top = reinterpret_cast<void**>(stack + bytes / 16 * 16) - 2;
+  *top = reinterpret_cast<void*>(entry);
+  top -= 6;
+  std::fill(top, top + 6, nullptr);
+  context->top = top;
+}
+void change(Context* from, Context* to) { ponder_emulate_switch(&from->top, to->top); }
+#else
+struct Context {
+  ucontext_t registers;
+};
+void prepare(Context* context, char* stack, size_t bytes, void (*entry)()) {
+  getcontext(&context->registers);
+  context->registers.uc_stack.ss_sp = stack;
+  context->registers.uc_stack.ss_size = bytes;
+  context->registers.uc_link = nullptr;
+  makecontext(&context->registers, entry, 0);
+}
+void change(Context* from, Context* to) { swapcontext(&from->registers, &to->registers); }
+#endif
+
 constexpr size_t kStack = size_t{64} << 10;
 constexpr unsigned kMostThreads = 1024;
 
@@ -36,7 +90,7 @@ struct Copy {
 };
 
 struct Fiber {
-  ucontext_t context;
+  Context context;
   std::unique_ptr<char[]> stack;
   bool done = false;
   std::vector<Copy> copies;
@@ -46,7 +100,7 @@ struct Fiber {
 struct Block {
   std::vector<Fiber> fibers;
   unsigned threads = 0, current = 0;
-  ucontext_t scheduler;
+  Context scheduler;
   const std::function<void()>* body = nullptr;
   Barrier all;
   Barrier warps[kMostThreads / 32];
@@ -63,7 +117,7 @@ void enter() {
   Fiber& self = block.fibers[block.current];
   self.done = true;
   block.steps_without_news = 0;
-  swapcontext(&self.context, &block.scheduler);
+  change(&self.context, &block.scheduler);
 }
 
 void wait(Barrier& barrier, unsigned members) {
@@ -77,7 +131,7 @@ void wait(Barrier& barrier, unsigned members) {
   const unsigned self = block.current;
   while (barrier.passed == before) {
     ++block.steps_without_news;
-    swapcontext(&block.fibers[self].context, &block.scheduler);
+    change(&block.fibers[self].context, &block.scheduler);
   }
   block.steps_without_news = 0;
 }
@@ -93,11 +147,7 @@ void run_block() {
     Fiber& fiber = block.fibers[i];
     fiber.done = false;
     fiber.copies.clear();
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStack;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, enter, 0);
+    prepare(&fiber.context, fiber.stack.get(), kStack, enter);
   }
   std::memset(block.shared.data(), 0xff, block.shared_bytes);
   block.steps_without_news = 0;
@@ -108,7 +158,7 @@ void run_block() {
       left = true;
       block.current = i;
       place.thread = dim3(i);
-      swapcontext(&block.scheduler, &block.fibers[i].context);
+      change(&block.scheduler, &block.fibers[i].context);
     }
     if (block.steps_without_news > 4 * uint64_t{kMostThreads}) {
       std::fprintf(stderr, "emulated kernel: threads of a block wait for different things\n");

@@ -54,9 +54,10 @@ __global__ void kv_write_q8(Cache c, Rows k, Rows v, const RowPlace* places, con
     const int32_t slot = place.position % c.page_tokens;
     uint8_t* at = c.base + pages[place.first_page + place.position / c.page_tokens] * c.page_bytes +
                   (is_key ? g * k_bytes : c.heads * k_bytes + g * v_bytes);
-    const Rows& from = is_key ? k : v;
     const int32_t e = 32 * b + lane;
-    const float x = e < dim ? from.data[t * from.row + g * from.head + e] : 0.0f;
+    const float* from =
+        is_key ? k.data + t * k.row + g * k.head : v.data + t * v.row + g * v.head;
+    const float x = e < dim ? from[e] : 0.0f;
     const float magnitude = fabsf(x);
     const bool bad = warp_max(magnitude < INFINITY ? 0.0f : 1.0f) != 0.0f;
     const float largest = warp_max(magnitude);
@@ -85,7 +86,7 @@ struct FloatAttention {
 // Softmax as it goes (Milakov and Gimelshein, arXiv 1805.02867): each warp keeps the largest score,
 // the sum of exp(score - largest) and the values so weighted; in the end the warps are joined.
 template <DType kType, bool kLatents>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     attention(FloatAttention p, const RowPlace* places, const int32_t* pages) {
   constexpr int kWidest = kLatents ? kLargestRank : kLargestHead;
   constexpr int kPerLane = kWidest / 32;

@@ -26,12 +26,12 @@ constexpr int column_warps(int width) { return width > 128 ? 2 : 1; }
 constexpr int ring_slots(int width) { return width > 128 ? 2 : 4; }
 
 // Bytes of a slot: a head's rows in one page; as stored when they are to be widened.
-__host__ __device__ constexpr int64_t slot_bytes(DType dtype, int64_t row) {
+__host__ __device__ constexpr int slot_bytes(DType dtype, int row) {
   return is_narrow_type(dtype) ? kPageTokens * (row + (dtype == DType::kQ8_0 ? row / 16 : 0))
                                : kPageTokens * (row + kPad) * 2;
 }
 int64_t shared_bytes(const Cache& c, int width, int row_warps) {
-  const int64_t row = c.k_row > c.v_row ? c.k_row : c.v_row;
+  const int row = c.k_row > c.v_row ? c.k_row : c.v_row;
   const int64_t widened = is_narrow_type(c.dtype) ? kPageTokens * (row + kPad) * 2 : 0;
   return ring_slots(width) * slot_bytes(c.dtype, row) + widened +
          int64_t{16} * row_warps * (c.k_row + kPad) * 2;
@@ -68,7 +68,7 @@ struct Merge {
 };
 
 template <DType kType, int kWidth, int kRowWarps, bool kSplit>
-__global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth))
+__global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
     attention_mma(AttentionMma p, const Tile* tiles, int64_t chunks, float* sums, float2* stats) {
   constexpr int kThreads = 32 * kRowWarps * column_warps(kWidth);
   constexpr int kVectors = 16 * kRowWarps;
@@ -93,12 +93,13 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth))
   const int k_pitch = c.k_row + kPad;
   auto* query = reinterpret_cast<uint16_t*>(dynamic_shared());
   char* ring = dynamic_shared() + kVectors * k_pitch * 2;
-  const int64_t slot_size = slot_bytes(kType, largest_row);
+  const int slot_size = slot_bytes(kType, largest_row);
   auto* widened = reinterpret_cast<uint16_t*>(ring + kSlots * slot_size);
 
   // ---- pages come as keys, keys, values, values of 64 positions -----------------------------------
-  const int64_t k_bytes = head_bytes(kType, kPageTokens, c.k_row);
-  const int64_t v_bytes = head_bytes(kType, kPageTokens, c.v_row);
+  const auto k_bytes = static_cast<int>(head_bytes(kType, kPageTokens, c.k_row));
+  const auto v_bytes = static_cast<int>(head_bytes(kType, kPageTokens, c.v_row));
+  const int k_at = g * k_bytes, v_at = c.heads * k_bytes + g * v_bytes;  // in a page
   const int steps = ((last - begin) / kScored + 1) * 4;
   const auto first_of = [&](int step) { return begin + step / 4 * kScored + step % 2 * 32; };
   const auto page_of = [&](int step) {
@@ -113,21 +114,13 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth))
     if (step < steps && first <= last) {
       const bool values = step % 4 >= 2;
       const int row = values ? c.v_row : c.k_row;
-      const uint8_t* from = c.base + page * c.page_bytes +
-                            (values ? c.heads * k_bytes + g * v_bytes : g * k_bytes);
+      const uint8_t* from = c.base + page * c.page_bytes + (values ? v_at : k_at);
       char* to = ring + step % kSlots * slot_size;
-      const int pieces = kWiden ? row / 16 : row / 8;  // of 16 bytes in a row
-      int r = thread / pieces, piece = thread % pieces;
-      const int more_rows = kThreads / pieces, more_pieces = kThreads % pieces;
-      while (r < kPageTokens) {
-        const int at = kWiden ? r * row + 16 * piece : (r * (row + kPad) + 8 * piece) * 2;
-        copy_async16(to + at, from + (r * pieces + piece) * 16, first + r <= last);
-        r += more_rows;
-        piece += more_pieces;
-        if (piece >= pieces) {
-          piece -= pieces;
-          ++r;
-        }
+      const int pieces = kWiden ? row / 16 : row / 8;  // of 16 bytes in a row; up to 32
+      const int inverse = (65535 + pieces) / pieces;   // for up to 1,024 pieces exact
+      for (int i = thread; i < kPageTokens * pieces; i += kThreads) {
+        const int r = i * inverse >> 16;
+        copy_async16(to + 16 * (kWiden ? i : i + r), from + 16 * i, first + r <= last);
       }
       if (kType == DType::kQ8_0) {
         for (int i = thread; i < row / 8; i += kThreads) {
@@ -220,6 +213,7 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth))
       }
     }
     // ---- their weights ----------------------------------------------------------------------------
+    uint32_t weights[kScored / 8][2];  // pairs, as operands
     PONDER_UNROLL
     for (int i = 0; i < 2; ++i) {
       float highest = now.largest[i];
@@ -240,12 +234,10 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth))
       float total = now.total[i] * keep;
       PONDER_UNROLL
       for (int n = 0; n < kScored / 8; ++n) {
-        PONDER_UNROLL
-        for (int j = 0; j < 2; ++j) {
-          float& weight = s[n][2 * i + j];
-          weight = exp2f(weight - base);
-          total += weight;
-        }
+        const float low = exp2f(s[n][2 * i] - base), high = exp2f(s[n][2 * i + 1] - base);
+        total += low;
+        total += high;
+        weights[n][i] = pack_pair<kType>(low, high);
       }
       now.total[i] = total;
       if (keep != 1.0f) {
@@ -263,11 +255,9 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth))
       if (first + 32 * half > last) continue;
       PONDER_UNROLL
       for (int k = 0; k < 2; ++k) {
-        const float(&low)[4] = s[4 * half + 2 * k];
-        const float(&high)[4] = s[4 * half + 2 * k + 1];
-        const uint32_t a[4] = {
-            pack_pair<kType>(low[0], low[1]), pack_pair<kType>(low[2], low[3]),
-            pack_pair<kType>(high[0], high[1]), pack_pair<kType>(high[2], high[3])};
+        const int eight = 4 * half + 2 * k;
+        const uint32_t a[4] = {weights[eight][0], weights[eight][1], weights[eight + 1][0],
+                               weights[eight + 1][1]};
         PONDER_UNROLL
         for (int n = 0; n < kColumns / 16; ++n) {
           if (first_column + 16 * n >= c.v_row) continue;

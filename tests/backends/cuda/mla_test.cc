@@ -70,12 +70,14 @@ class CudaMla : public ::testing::Test {
 
 TEST_F(CudaMla, AgreesWithExpandedKeysAndValues) {
   const std::vector<std::vector<Part>> batches = {
-      {{0, 1}}, {{0, 40}}, {{31, 1}, {63, 1}, {64, 2}}, {{511, 1}, {512, 1}, {510, 4}, {0, 3}}};
+      {{0, 1}}, {{0, 20}}, {{31, 1}, {63, 1}, {64, 2}}, {{511, 1}, {512, 1}, {510, 4}, {0, 3}}};
   for (const Shape& s : kShapes) {
     for (const DType dtype : kCacheTypes) {
       const DType weights = dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
-      for (const Precision precision : {Precision::kF32, Precision::kAuto}) {
-        for (const auto& parts : batches) compare(s, dtype, weights, precision, parts);
+      // The long ones with few heads.
+      for (size_t b = 0; b < (s.h > 4 ? 3 : batches.size()); ++b) {
+        compare(s, dtype, weights, Precision::kF32, batches[b]);
+        if (dtype != DType::kF32) compare(s, dtype, weights, Precision::kAuto, batches[b]);
       }
     }
   }
@@ -113,7 +115,7 @@ TEST_F(CudaMla, TilesOfAllSizesGiveTheSameBits) {
   ASSERT_TRUE(up.ok());
   const Timeline timeline(s, 80, 3);
   std::vector<std::vector<float>> results;
-  for (const int64_t limit : {kHopper, int64_t{28} << 10, int64_t{20} << 10}) {
+  for (const int64_t limit : {kHopper, int64_t{40} << 10, int64_t{20} << 10}) {
     faults.shared_memory = limit;
     Cache cache(machine, up->get(), s, DType::kBF16, 4);
     std::vector<int32_t> pages;
@@ -153,7 +155,7 @@ TEST_F(CudaMla, RowsDependOnTheirOwnKeysOnlyBitForBit) {
   for (const Shape& s : {kShapes[0], kShapes[2]}) {
     for (const DType dtype : kCacheTypes) {
       SCOPED_TRACE(absl::StrCat(s.name(), " ", dtype_name(dtype)));
-      constexpr int64_t kTokens = 540;
+      constexpr int64_t kBefore = 490, kTokens = 550;
       const Weights weights(s, DType::kBF16, 1);
       const auto up = cuda->pack_mla(weights.whole(DType::kBF16), PackOptions{});
       ASSERT_TRUE(up.ok());
@@ -161,18 +163,20 @@ TEST_F(CudaMla, RowsDependOnTheirOwnKeysOnlyBitForBit) {
       const auto width = static_cast<size_t>(s.h * s.u);
       std::vector<int32_t> pages;
       Cache whole_cache(cuda, up->get(), s, dtype, 24);
-      const auto whole = whole_cache.step({{&timeline, &pages, 0, kTokens}});
+      whole_cache.step({{&timeline, &pages, 0, kBefore}}, false);
+      const auto whole = whole_cache.step({{&timeline, &pages, kBefore, kTokens - kBefore}});
       for (const bool beside : {false, true}) {
         Cache cache(cuda, up->get(), s, dtype, 60);
         std::vector<int32_t> mine, others;
-        int64_t at = 0;
-        for (const int64_t rows : {1, 2, 29, 31, 32, 66, 200, 1, 1, 33, 114, 1, 1, 1, 9, 18}) {
+        cache.step({{&timeline, &mine, 0, kBefore}, {&other, &others, 0, kBefore}}, false);
+        int64_t at = kBefore;
+        for (const int64_t rows : {1, 2, 17, 1, 1, 1, 20, 16, 1}) {
           std::vector<Cache::Piece> pieces;
           if (beside) pieces.push_back({&other, &others, at, rows});
           pieces.push_back({&timeline, &mine, at, rows});
           const auto out = cache.step(pieces);
           const float* got = out.data() + (beside ? static_cast<size_t>(rows) * width : 0);
-          ASSERT_TRUE(same_bits(got, whole.data() + static_cast<size_t>(at) * width,
+          ASSERT_TRUE(same_bits(got, whole.data() + static_cast<size_t>(at - kBefore) * width,
                                 static_cast<size_t>(rows) * width))
               << "rows " << at << " to " << at + rows << (beside ? " beside another" : " alone");
           at += rows;

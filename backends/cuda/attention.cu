@@ -55,8 +55,7 @@ __global__ void kv_write_q8(Cache c, Rows k, Rows v, const RowPlace* places, con
     uint8_t* at = c.base + pages[place.first_page + place.position / c.page_tokens] * c.page_bytes +
                   (is_key ? g * k_bytes : c.heads * k_bytes + g * v_bytes);
     const int32_t e = 32 * b + lane;
-    const float* from =
-        is_key ? k.data + t * k.row + g * k.head : v.data + t * v.row + g * v.head;
+    const float* from = is_key ? k.data + t * k.row + g * k.head : v.data + t * v.row + g * v.head;
     const float x = e < dim ? from[e] : 0.0f;
     const float magnitude = fabsf(x);
     const bool bad = warp_max(magnitude < INFINITY ? 0.0f : 1.0f) != 0.0f;
@@ -103,9 +102,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t values = kLatents ? 0 : int64_t{c.heads} * c.page_tokens * c.k_row;
   const int32_t v_row = kLatents ? c.k_row : c.v_row;
   for (int e = static_cast<int>(threadIdx.x); e < c.k_dim; e += kThreads) {
-    query[e] = p.scale * (e < p.q_dim ? p.q.data[t * p.q.row + h * p.q.head + e]
-                                      : p.q_rest.data[t * p.q_rest.row + h * p.q_rest.head + e -
-                                                      p.q_dim]);
+    query[e] =
+        p.scale * (e < p.q_dim ? p.q.data[t * p.q.row + h * p.q.head + e]
+                               : p.q_rest.data[t * p.q_rest.row + h * p.q_rest.head + e - p.q_dim]);
   }
   __syncthreads();
 
@@ -200,16 +199,15 @@ void launch_attention(Stream s, const Cache& cache, Rows q, const RowPlace* plac
                       const int32_t* pages, float scale, Rows out, int64_t rows, int64_t heads) {
   if (rows * heads == 0) return;
   out.head = cache.v_dim;
-  const FloatAttention p{cache,       q,           Rows{}, out,
-                         cache.k_dim, cache.v_dim, static_cast<int32_t>(heads), scale};
+  const FloatAttention p{
+      cache, q, Rows{}, out, cache.k_dim, cache.v_dim, static_cast<int32_t>(heads), scale};
   launch(s, static_cast<unsigned>(rows * heads), kThreads, attention<DType::kF32, false>, p, places,
          pages);
 }
 
 void launch_mla_float(Stream s, const MlaAttention& p, const RowPlace* places, int64_t rows) {
   if (rows * p.heads == 0) return;
-  const FloatAttention all{p.cache, p.q_latent, p.q_rope, p.out,
-                           p.rank,  p.rank,     p.heads,  p.scale};
+  const FloatAttention all{p.cache, p.q_latent, p.q_rope, p.out, p.rank, p.rank, p.heads, p.scale};
   const auto run = [&](auto kernel) {
     launch(s, static_cast<unsigned>(rows * p.heads), kThreads, kernel, all, places, p.pages);
   };

@@ -1,20 +1,21 @@
 // Attention over pages of f16, bf16, f8_e4m3 and q8_0 on the matrix instructions.
 //
-// Vectors (queries of neighbouring rows and of the heads that share a key/value head) are the rows of
-// mma.m16n8k16, 16 to a warp; keys and values come page by page through a ring of slots in shared
-// memory, asynchronously. Scores of 64 positions are summed, weighed and rounded, then their values
-// are summed; a chunk of 256 positions has a softmax of its own as it goes over its four 64s; chunks
-// are merged in ascending order: in registers when a block takes all of a tile's chunks ("wide", for
-// many vectors), or by `merge` from memory when each block takes one ("split", for few). Both do the
-// same operations in the same order on a vector, and a vector's place among the 16 does not matter.
+// Vectors (queries of neighbouring rows and of the heads that share a key/value head) are the rows
+// of mma.m16n8k16, 16 to a warp; keys and values come page by page through a ring of slots in
+// shared memory, asynchronously. Scores of 64 positions are summed, weighed and rounded, then their
+// values are summed; a chunk of 256 positions has a softmax of its own as it goes over its four
+// 64s; chunks are merged in ascending order: in registers when a block takes all of a tile's chunks
+// ("wide", for many vectors), or by `merge` from memory when each block takes one ("split", for
+// few). Both do the same operations in the same order on a vector, and a vector's place among the
+// 16 does not matter.
 
 #include "backends/cuda/cache.cuh"
 
 namespace ponder::cuda {
 namespace {
 
-constexpr int kScored = 64;        // positions that are weighed at once
-constexpr int kPad = 8;            // elements between rows in shared memory: no bank conflicts
+constexpr int kScored = 64;  // positions that are weighed at once
+constexpr int kPad = 8;      // elements between rows in shared memory: no bank conflicts
 constexpr float kLog2E = 1.44269504f;
 
 constexpr bool is_narrow_type(DType dtype) {
@@ -58,7 +59,8 @@ struct Sums {
   }
 };
 
-// How what was merged so far and a chunk with positions that are seen are weighed against each other.
+// How what was merged so far and a chunk with positions that are seen are weighed against each
+// other.
 struct Merge {
   float largest, before, chunk;
   __device__ Merge(float highest_before, float highest_of_chunk)
@@ -96,7 +98,8 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
   const int slot_size = slot_bytes(kType, largest_row);
   auto* widened = reinterpret_cast<uint16_t*>(ring + kSlots * slot_size);
 
-  // ---- pages come as keys, keys, values, values of 64 positions -----------------------------------
+  // ---- pages come as keys, keys, values, values of 64 positions
+  // -----------------------------------
   const auto k_bytes = static_cast<int>(head_bytes(kType, kPageTokens, c.k_row));
   const auto v_bytes = static_cast<int>(head_bytes(kType, kPageTokens, c.v_row));
   const int k_at = g * k_bytes, v_at = c.heads * k_bytes + g * v_bytes;  // in a page
@@ -163,7 +166,8 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
   PONDER_UNROLL
   for (int step = 0; step < kSlots - 1; ++step) load(step);
 
-  // ---- queries ------------------------------------------------------------------------------------
+  // ---- queries
+  // ------------------------------------------------------------------------------------
   const int vectors = tile.rows * group - tile.first;
   for (int i = thread; i < kVectors * (c.k_row / 2); i += kThreads) {
     const int m = i / (c.k_row / 2), e = i % (c.k_row / 2) * 2;
@@ -192,7 +196,8 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
   now.clear();
   if constexpr (!kSplit) merged.clear();
   for (int step = 0; step < steps; step += 4) {
-    // ---- scores of 64 positions -------------------------------------------------------------------
+    // ---- scores of 64 positions
+    // -------------------------------------------------------------------
     const int first = first_of(step);
     float s[kScored / 8][4] = {};
     PONDER_UNROLL
@@ -212,7 +217,8 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
         }
       }
     }
-    // ---- their weights ----------------------------------------------------------------------------
+    // ---- their weights
+    // ----------------------------------------------------------------------------
     uint32_t weights[kScored / 8][2];  // pairs, as operands
     PONDER_UNROLL
     for (int i = 0; i < 2; ++i) {
@@ -248,7 +254,8 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
         }
       }
     }
-    // ---- their values -----------------------------------------------------------------------------
+    // ---- their values
+    // -----------------------------------------------------------------------------
     PONDER_UNROLL
     for (int half = 0; half < 2; ++half) {
       const uint16_t* values = acquire(step + 2 + half);
@@ -269,7 +276,8 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
         }
       }
     }
-    // ---- the end of a chunk -----------------------------------------------------------------------
+    // ---- the end of a chunk
+    // -----------------------------------------------------------------------
     if ((first + kScored) % kChunk != 0 && step + 4 < steps) continue;
     PONDER_UNROLL
     for (int i = 0; i < 2; ++i) {
@@ -368,12 +376,12 @@ void launch_wide(Stream s, const AttentionMma& p, const Tile* tiles, int64_t cou
                 static_cast<float*>(nullptr), static_cast<float2*>(nullptr));
 }
 template <DType kType, int kWidth>
-void launch_split(Stream s, const AttentionMma& p, const Tile* tiles, int64_t count,
-                  int64_t chunks, float* sums, float2* stats) {
-  launch_shared(
-      s, dim3(static_cast<unsigned>(count * chunks), static_cast<unsigned>(p.cache.heads)),
-      32 * column_warps(kWidth), shared_bytes(p.cache, kWidth, 1),
-      attention_mma<kType, kWidth, 1, true>, p, tiles, chunks, sums, stats);
+void launch_split(Stream s, const AttentionMma& p, const Tile* tiles, int64_t count, int64_t chunks,
+                  float* sums, float2* stats) {
+  launch_shared(s,
+                dim3(static_cast<unsigned>(count * chunks), static_cast<unsigned>(p.cache.heads)),
+                32 * column_warps(kWidth), shared_bytes(p.cache, kWidth, 1),
+                attention_mma<kType, kWidth, 1, true>, p, tiles, chunks, sums, stats);
 }
 
 int32_t widest(const Cache& c) { return c.k_row > c.v_row ? c.k_row : c.v_row; }
@@ -404,9 +412,8 @@ int64_t wide_tile(const Cache& cache) { return widest(cache) > 128 ? 32 : 64; }
 
 void launch_attention_wide(Stream s, const AttentionMma& p, const Tile* tiles, int64_t count) {
   if (count == 0) return;
-  with_kernel(p.cache, [&]<DType kType, int kWidth>() {
-    launch_wide<kType, kWidth>(s, p, tiles, count);
-  });
+  with_kernel(p.cache,
+              [&]<DType kType, int kWidth>() { launch_wide<kType, kWidth>(s, p, tiles, count); });
 }
 
 void launch_attention_split(Stream s, const AttentionMma& p, const Tile* tiles, int64_t count,

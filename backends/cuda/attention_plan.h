@@ -1,7 +1,7 @@
 // How a step's rows become the tiles that the attention kernels take: which vectors share a block,
-// whose chunks are dealt to many blocks, and in how many goes, so that what waits for its merge fits
-// into the memory set aside for it. Plain arithmetic over a Batch; any thread. No choice made here
-// changes a result.
+// whose chunks are dealt to many blocks, and in how many goes, so that what waits for its merge
+// fits into the memory set aside for it. Plain arithmetic over a Batch; any thread. No choice made
+// here changes a result.
 #pragma once
 
 #include <vector>
@@ -16,12 +16,12 @@ namespace ponder::cuda {
 inline constexpr int64_t kAttentionScratch = int64_t{64} << 20;
 inline constexpr int64_t kMlaScratch = int64_t{128} << 20;
 
-// Tiles [first_tile, first_tile + tiles) and the rows [first_row, first_row + rows) of AttentionPlan
-// that they leave to be merged.
+// Tiles [first_tile, first_tile + tiles) and the rows [first_row, first_row + rows) of
+// AttentionPlan that they leave to be merged.
 struct SplitRun {
   int64_t first_tile = 0, tiles = 0;
   int64_t first_row = 0, rows = 0;
-  int64_t chunks = 0;  // of the longest row
+  int64_t chunks = 0;    // of the longest row
   int64_t step_row = 0;  // latents: the step's row that is the run's first
 };
 

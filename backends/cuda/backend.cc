@@ -78,9 +78,9 @@ class CudaBackend final : public Backend {
 
   // What must be there before the first step.
   Status prepare() {
-    PONDER_ASSIGN_OR_RETURN(route_fault_, DeviceBuffer::create(device_.get(),
-                                                               sizeof(cuda::RouteFault),
-                                                               "what a router finds"));
+    PONDER_ASSIGN_OR_RETURN(
+        route_fault_,
+        DeviceBuffer::create(device_.get(), sizeof(cuda::RouteFault), "what a router finds"));
     return device_->zero(route_fault_.data(), sizeof(cuda::RouteFault));
   }
 
@@ -248,8 +248,8 @@ class CudaBackend final : public Backend {
     const cuda::AttentionPlan plan =
         cuda::plan_attention(*p.batch, heads, cache.heads, cache.v_dim, wide_tile(cache));
     PONDER_ASSIGN_OR_RETURN(const StagedPlan staged, upload_plan(plan, *p.batch));
-    const cuda::AttentionMma params{cache,   rows_of(p.q), out, staged.pages,
-                                    p.scale, static_cast<int32_t>(heads)};
+    const cuda::AttentionMma params{cache,        rows_of(p.q), out,
+                                    staged.pages, p.scale,      static_cast<int32_t>(heads)};
     launch_attention_wide(stream(), params, staged.tiles, plan.wide_tiles);
     for (const cuda::SplitRun& run : plan.runs) {
       launch_attention_split(stream(), params, staged.tiles + run.first_tile, run.tiles,
@@ -286,14 +286,9 @@ class CudaBackend final : public Backend {
       Rows out = of_run(rows_of(p.out));
       out.head = up.values.outputs;
       launch_head_products(stream(), up.keys, of_run(rows_of(p.q_nope)), latents, run.rows);
-      const cuda::MlaAttention params{cache,
-                                      latents,
-                                      of_run(rows_of(p.q_rope)),
-                                      latents,
-                                      staged.pages,
-                                      p.scale,
-                                      static_cast<int32_t>(heads),
-                                      static_cast<int32_t>(rank)};
+      const cuda::MlaAttention params{
+          cache,        latents, of_run(rows_of(p.q_rope)),   latents,
+          staged.pages, p.scale, static_cast<int32_t>(heads), static_cast<int32_t>(rank)};
       if (tile > 0) {
         launch_mla_split(stream(), params, staged.tiles + run.first_tile, run.tiles,
                          staged.rows + run.first_row, run.rows, run.chunks,
@@ -367,11 +362,10 @@ class CudaBackend final : public Backend {
     PONDER_RETURN_IF_ERROR(copy(plan.rows, rows));
     PONDER_RETURN_IF_ERROR(copy(places_, places));
     PONDER_RETURN_IF_ERROR(copy(pages_, pages));
-    return StagedPlan{reinterpret_cast<cuda::Tile*>(base + tiles),
-                      reinterpret_cast<cuda::SplitRow*>(base + rows),
-                      reinterpret_cast<cuda::RowPlace*>(base + places),
-                      reinterpret_cast<int32_t*>(base + pages),
-                      reinterpret_cast<float*>(base + scratch)};
+    return StagedPlan{
+        reinterpret_cast<cuda::Tile*>(base + tiles), reinterpret_cast<cuda::SplitRow*>(base + rows),
+        reinterpret_cast<cuda::RowPlace*>(base + places), reinterpret_cast<int32_t*>(base + pages),
+        reinterpret_cast<float*>(base + scratch)};
   }
 
   // Told once: the next step may be of other requests.

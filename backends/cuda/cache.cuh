@@ -63,8 +63,8 @@ __device__ inline int64_t head_bytes(DType dtype, int32_t page_tokens, int32_t r
   }
 }
 
-// What the matrix instructions are fed: bf16 for a cache of bf16, else binary16, which holds f8_e4m3
-// exactly and rounds q8_0 ten times finer than its own steps.
+// What the matrix instructions are fed: bf16 for a cache of bf16, else binary16, which holds
+// f8_e4m3 exactly and rounds q8_0 ten times finer than its own steps.
 template <DType kType>
 __device__ uint32_t pack_pair(float low, float high) {
   if constexpr (kType == DType::kBF16) {
@@ -95,7 +95,7 @@ __device__ inline uint2 widen_f8(uint32_t codes) {
   };
   return make_uint2(two(low), two(high));
 }
-// Four codes of q8_0 times their scale, `scale` twice: 0x64 before a byte u makes the half 1024 + u.
+// Four codes of q8_0 times their scale (twice in `scale`): 0x64 before a byte makes it 1024 more.
 __device__ inline uint2 widen_q8(uint32_t codes, uint32_t scale) {
   const uint32_t u = codes ^ 0x80808080u;
   const uint32_t low = (u & 0xffu) | (u & 0xff00u) << 8;

@@ -2,8 +2,8 @@
 // router; what launch.h says of launchers holds here too.
 //
 // Every row's softmax is cut at fixed positions, multiples of a chunk counted from 0: a chunk has a
-// softmax of its own, and chunks are merged in ascending order by `out = out * a + chunk * b`. So it
-// does not matter which block computes a chunk, nor how many blocks there are
+// softmax of its own, and chunks are merged in ascending order by `out = out * a + chunk * b`. So
+// it does not matter which block computes a chunk, nor how many blocks there are
 // (docs/decisions/0060-cuda-determinism.md).
 #pragma once
 
@@ -11,10 +11,10 @@
 
 namespace ponder::cuda {
 
-// One layer's cache. A page holds for each head G the keys [P, k_row], then for each head the values
-// [P, v_row], P being page_tokens; rows are filled up with zeros to k_row and v_row elements. In
-// q8_0 the codes [P, row] of a head are followed by its scales [P, row / 32]. A cache of latents
-// (v_dim is 0) holds [P, k_row]: latent, rotary key, zeros.
+// One layer's cache. A page holds for each head G the keys [P, k_row], then for each head the
+// values [P, v_row], P being page_tokens; rows are filled up with zeros to k_row and v_row
+// elements. In q8_0 the codes [P, row] of a head are followed by its scales [P, row / 32]. A cache
+// of latents (v_dim is 0) holds [P, k_row]: latent, rotary key, zeros.
 struct Cache {
   uint8_t* base = nullptr;
   DType dtype = DType::kF32;
@@ -49,25 +49,25 @@ void launch_attention(Stream s, const Cache& cache, Rows q, const RowPlace* plac
                       const int32_t* pages, float scale, Rows out, int64_t rows, int64_t heads);
 
 // ---- attention_mma.cu --------------------------------------------------------------------------
-// Queries that share their keys: vectors [first, first + M) of a sequence's slice of the step, where
-// vector i belongs to row i / group of the slice and to head i % group of the heads that share a
-// key/value head (of all heads, for latents). M is the kernel's.
+// Queries that share their keys: vectors [first, first + M) of a sequence's slice of the step,
+// where vector i belongs to row i / group of the slice and to head i % group of the heads that
+// share a key/value head (of all heads, for latents). M is the kernel's.
 struct Tile {
   int32_t row;         // of the step: the slice's first
   int32_t position;    // of that row
   int32_t rows;        // of the slice
   int32_t first_page;  // in `pages`
   int32_t first;
-  int32_t slot;        // of that row among the rows whose chunks are merged afterwards
+  int32_t slot;  // of that row among the rows whose chunks are merged afterwards
 };
 // A row whose chunks are merged afterwards; its number is the slot.
 struct SplitRow {
   int32_t row;  // of the output
   int32_t position;
 };
-inline constexpr int64_t kChunk = 256;       // positions
-inline constexpr int64_t kNarrowTile = 16;   // vectors of a tile whose chunks are dealt to blocks
-int64_t wide_tile(const Cache& cache);       // of one whose chunks are one block's
+inline constexpr int64_t kChunk = 256;      // positions
+inline constexpr int64_t kNarrowTile = 16;  // vectors of a tile whose chunks are dealt to blocks
+int64_t wide_tile(const Cache& cache);      // of one whose chunks are one block's
 
 struct AttentionMma {
   Cache cache;  // f16, bf16, f8_e4m3 or q8_0
@@ -84,8 +84,8 @@ void launch_attention_wide(Stream s, const AttentionMma& p, const Tile* tiles, i
 void launch_attention_split(Stream s, const AttentionMma& p, const Tile* tiles, int64_t count,
                             const SplitRow* split, int64_t rows, int64_t chunks, float* scratch);
 // out[row, h] = chunks 0 .. position / positions_per_chunk of that row and head, merged. `sums` is
-// [rows, heads, chunks, width]; `stats`, pairs of the largest score in base 2 and the sum of weights,
-// is [rows, heads, chunks]. Rows of `out` are the step's.
+// [rows, heads, chunks, width]; `stats`, pairs of the largest score in base 2 and the sum of
+// weights, is [rows, heads, chunks]. Rows of `out` are the step's.
 void launch_merge_chunks(Stream s, const float* sums, const void* stats, const SplitRow* split,
                          int64_t rows, int64_t heads, int64_t chunks, int64_t positions_per_chunk,
                          int64_t width, Rows out);
@@ -95,7 +95,8 @@ constexpr int64_t attention_scratch_bytes(int64_t rows, int64_t heads, int64_t c
 }
 
 // ---- mla.cu ------------------------------------------------------------------------------------
-// Latents are refused where they are longer than this, or longer than the second with the rotary key.
+// Latents are refused where they are longer than this, or longer than the second with the rotary
+// key.
 inline constexpr int64_t kLargestRank = 512;
 inline constexpr int64_t kLargestLatent = 1024;
 void launch_mla_write(Stream s, const Cache& cache, Rows latent, Rows k_rope,

@@ -68,7 +68,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int tile = 0; tile < kTiles; ++tile) {
     PONDER_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const int64_t o = first_output + group + 8 * (i / 2), t = first_row + 8 * tile + 2 * pair + i % 2;
+      const int64_t o = first_output + group + 8 * (i / 2),
+                    t = first_row + 8 * tile + 2 * pair + i % 2;
       if (o < w.outputs && t < rows) out.data[t * out.row + h * out.head + o] = sums[tile][i];
     }
   }

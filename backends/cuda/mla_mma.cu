@@ -1,8 +1,9 @@
-// Attention over latents of f16 or bf16 on the matrix instructions. Each head's query is a vector of
-// R + P numbers against the cached rows, whose first R numbers are the values too: what is read once
-// into shared memory serves both products for a tile of vectors (rows and heads alike).
+// Attention over latents of f16 or bf16 on the matrix instructions. Each head's query is a vector
+// of R + P numbers against the cached rows, whose first R numbers are the values too: what is read
+// once into shared memory serves both products for a tile of vectors (rows and heads alike).
 //
-// A block takes one chunk of 512 positions of a tile, a page of 32 positions at a time, with 8 warps:
+// A block takes one chunk of 512 positions of a tile, a page of 32 positions at a time, with 8
+// warps:
 //   scores   four slices of the R + P numbers, two warps each; the slices are added in order
 //   weights  four threads per vector; the softmax goes over the chunk's pages as it goes
 //   values   every warp has 64 of up to 512 columns for all vectors of the tile
@@ -57,8 +58,7 @@ __global__ void __launch_bounds__(kThreads)
 
   const auto load = [&](int first) {
     if (first <= last) {
-      const uint8_t* from =
-          c.base + p.pages[tile.first_page + first / kPageTokens] * c.page_bytes;
+      const uint8_t* from = c.base + p.pages[tile.first_page + first / kPageTokens] * c.page_bytes;
       uint16_t* to = ring + first / kPageTokens % kSlots * kPageTokens * pitch;
       const int pieces = c.k_row / 8;
       for (int i = thread; i < kPageTokens * pieces; i += kThreads) {
@@ -96,7 +96,8 @@ __global__ void __launch_bounds__(kThreads)
   // Weights: this thread's vector, four threads to one.
   const int vector = thread / 4, quarter = thread % 4;
   const bool weighs = thread < 4 * kVectors;
-  const int seen = weighs && vector < vectors ? tile.position + (tile.first + vector) / p.heads : -1;
+  const int seen =
+      weighs && vector < vectors ? tile.position + (tile.first + vector) / p.heads : -1;
   const float scale = p.scale * kLog2E;
   float largest = -INFINITY, total = 0;
   // Values: this warp's columns.
@@ -141,8 +142,8 @@ __global__ void __launch_bounds__(kThreads)
         PONDER_UNROLL
         for (int i = 0; i < 2; ++i) {
           const int row = 16 * (first_tile + m) + lane / 4 + 8 * i;
-          float* to = scores + (slice * kVectors + row) * kScorePitch + first_key + 8 * n +
-                      lane % 4 * 2;
+          float* to =
+              scores + (slice * kVectors + row) * kScorePitch + first_key + 8 * n + lane % 4 * 2;
           *reinterpret_cast<float2*>(to) = make_float2(s[m][n][2 * i], s[m][n][2 * i + 1]);
         }
       }
@@ -243,8 +244,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <DType kType>
-void launch_tiles(Stream s, const MlaAttention& p, const Tile* tiles, int64_t count,
-                  int64_t chunks, float* sums, float2* stats) {
+void launch_tiles(Stream s, const MlaAttention& p, const Tile* tiles, int64_t count, int64_t chunks,
+                  float* sums, float2* stats) {
   const auto run = [&](auto kernel, int row_tiles) {
     launch_shared(s, dim3(static_cast<unsigned>(count * chunks)), kThreads,
                   shared_bytes(p.cache, row_tiles), kernel, p, tiles, chunks, sums, stats);
@@ -270,8 +271,8 @@ void launch_mla_split(Stream s, const MlaAttention& p, const Tile* tiles, int64_
   if (count == 0) return;
   auto* stats = reinterpret_cast<float2*>(scratch);
   float* sums = scratch + 2 * rows * p.heads * chunks;
-  const auto run = p.cache.dtype == DType::kF16 ? launch_tiles<DType::kF16>
-                                                : launch_tiles<DType::kBF16>;
+  const auto run =
+      p.cache.dtype == DType::kF16 ? launch_tiles<DType::kF16> : launch_tiles<DType::kBF16>;
   run(s, p, tiles, count, chunks, sums, stats);
   launch_merge_chunks(s, sums, stats, split, rows, p.heads, chunks, kMlaChunk, p.rank, p.out);
 }

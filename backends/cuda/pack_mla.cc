@@ -15,8 +15,8 @@ DType type_of(const MlaUpWeights& up, Precision precision, std::span<const float
   const DType a = whole ? up.kv.dtype : up.k_transposed.dtype, b = whole ? a : up.v.dtype;
   if (precision == Precision::kF32 || a == DType::kF32 || b == DType::kF32) return DType::kF32;
   if (a == DType::kBF16 && b == DType::kBF16) return DType::kBF16;
-  const bool fits = std::all_of(values.begin(), values.end(),
-                                [](float v) { return std::abs(v) <= 65504.0f; });
+  const bool fits =
+      std::all_of(values.begin(), values.end(), [](float v) { return std::abs(v) <= 65504.0f; });
   return fits ? DType::kF16 : DType::kBF16;
 }
 
@@ -62,7 +62,8 @@ StatusOr<std::unique_ptr<CudaMlaWeight>> pack_mla(Device* device, ThreadPool* po
   PONDER_ASSIGN_OR_RETURN(const auto checked, ref::pack_mla(up, pool));
   if (up.rank > kLargestRank) {
     return unsupported_error("latents of ", up.rank, " numbers are not supported on this device, ",
-                             "which takes ", kLargestRank, "; choose another device for this model");
+                             "which takes ", kLargestRank,
+                             "; choose another device for this model");
   }
   const std::vector<float>& w = static_cast<const ref::RefMlaWeight&>(*checked).values;
   const int64_t heads = up.heads, nope = up.nope_dim, value = up.value_dim, rank = up.rank;

@@ -7,8 +7,8 @@
 namespace ponder::cuda {
 
 struct CudaMlaWeight final : PackedWeight {
-  HeadMatrices keys;    // W^UK transposed: from N numbers of a head's query to R
-  HeadMatrices values;  // W^UV: from R numbers to U
+  HeadMatrices keys;     // W^UK transposed: from N numbers of a head's query to R
+  HeadMatrices values;   // W^UV: from R numbers to U
   bool precise = false;  // Precision::kF32: nothing is rounded on the way
   DeviceBuffer memory;
 };

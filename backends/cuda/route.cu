@@ -61,8 +61,8 @@ __global__ void __launch_bounds__(kLanes)
   }
   highest = warp_max(highest);
   for (int e = lane; e < r.experts; e += kLanes) {
-    scores[e] = r.sigmoid ? 1.0 / (1.0 + exp(-scores[e]))
-                          : exp(scores[e] - static_cast<double>(highest));
+    scores[e] =
+        r.sigmoid ? 1.0 / (1.0 + exp(-scores[e])) : exp(scores[e] - static_cast<double>(highest));
   }
   __syncwarp();
   double total = 1;

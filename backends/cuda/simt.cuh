@@ -50,8 +50,7 @@ __device__ inline void copy_async16(void* shared, const void* from, bool there =
                "r"(there ? 16 : 0)
                : "memory");
 #else
-  *static_cast<uint4*>(shared) =
-      there ? *static_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
+  *static_cast<uint4*>(shared) = there ? *static_cast<const uint4*>(from) : make_uint4(0, 0, 0, 0);
 #endif
 }
 // What the thread copied since its last commit becomes a group.

@@ -72,7 +72,7 @@ inline float scale_of(const Shape& s) { return 1.0f / std::sqrt(static_cast<floa
 
 // The definition, for rows [first, first + rows) of one timeline whose cache holds `dtype`.
 inline std::vector<float> expanded(const Weights& w, const Timeline& t, DType dtype, int64_t first,
-                            int64_t rows) {
+                                   int64_t rows) {
   const Shape& s = w.s;
   const std::vector<float> latent = rounded(t.latent, dtype), rope = rounded(t.rope, dtype);
   const int64_t keys = first + rows, width = s.n + s.u;

@@ -63,9 +63,9 @@ const DType kCacheTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kF8_
 
 TEST(CudaAttention, AgreesWithTheReferenceForAllHeads) {
   // Head sizes that are and are not multiples of 16, groups of 1 to 12, keys wider than values.
-  const Heads shapes[] = {{8, 4, 8},     {6, 2, 32}, {6, 3, 48},   {7, 1, 64},
-                          {2, 2, 80},   {3, 1, 96}, {2, 1, 112}, {12, 2, 128},
-                          {4, 2, 192, 128}, {3, 1, 7, 9},   {2, 1, 256}, {2, 1, 64, 192}};
+  const Heads shapes[] = {{8, 4, 8},        {6, 2, 32},   {6, 3, 48},  {7, 1, 64},
+                          {2, 2, 80},       {3, 1, 96},   {2, 1, 112}, {12, 2, 128},
+                          {4, 2, 192, 128}, {3, 1, 7, 9}, {2, 1, 256}, {2, 1, 64, 192}};
   for (const Heads& heads : shapes) {
     for (const DType dtype : kCacheTypes) {
       compare(heads, dtype, {{31, 1}, {0, 3}, {95, 2}});
@@ -222,8 +222,8 @@ TEST(CudaAttention, CacheOfF8RoundsToNearestAndHoldsAt448) {
   std::vector<float> v = random_floats(128, 5, 3.0f);
   const auto small = random_floats(64, 6, 0.03f);
   v.insert(v.end(), small.begin(), small.end());
-  for (const float x : {1e9f, -1e9f, 448.0f, 463.0f, 500.0f, 0.0f, 0x1p-10f, 0x1.8p-9f, 17.0f, 18.0f,
-                        19.0f, 0x1p-6f, 0x1.fp-7f, 1e-20f}) {
+  for (const float x : {1e9f, -1e9f, 448.0f, 463.0f, 500.0f, 0.0f, 0x1p-10f, 0x1.8p-9f, 17.0f,
+                        18.0f, 19.0f, 0x1p-6f, 0x1.fp-7f, 1e-20f}) {
     v.push_back(x);
   }
   const auto out = cached(DType::kF8_E4M3, v);

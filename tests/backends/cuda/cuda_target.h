@@ -10,17 +10,15 @@
 namespace ponder {
 
 inline Machine emulated_cuda() {
-  return Machine({"cuda", true,
-                  [](const BackendContext& c) { return cuda_factory()->create(0, c); }},
-                 1);
+  return Machine(
+      {"cuda", true, [](const BackendContext& c) { return cuda_factory()->create(0, c); }}, 1);
 }
 inline Machine plain_reference() {
-  return Machine(
-      {"ref", true,
-       [](const BackendContext& c) -> StatusOr<std::unique_ptr<Backend>> {
-         return make_ref_backend(c);
-       }},
-      2);
+  return Machine({"ref", true,
+                  [](const BackendContext& c) -> StatusOr<std::unique_ptr<Backend>> {
+                    return make_ref_backend(c);
+                  }},
+                 2);
 }
 
 // To the nearest code of f8_e4m3, of two as near the even one; beyond 448 held.

@@ -143,14 +143,14 @@ inline uint32_t pack_bf16x2(float low, float high) {
   return f32_to_bf16(low) | uint32_t{f32_to_bf16(high)} << 16;
 }
 inline uint32_t add_f16x2(uint32_t a, uint32_t b) {
-  return pack_f16x2(f16_to_f32(static_cast<uint16_t>(a)) + f16_to_f32(static_cast<uint16_t>(b)),
-                    f16_to_f32(static_cast<uint16_t>(a >> 16)) +
-                        f16_to_f32(static_cast<uint16_t>(b >> 16)));
+  return pack_f16x2(
+      f16_to_f32(static_cast<uint16_t>(a)) + f16_to_f32(static_cast<uint16_t>(b)),
+      f16_to_f32(static_cast<uint16_t>(a >> 16)) + f16_to_f32(static_cast<uint16_t>(b >> 16)));
 }
 inline uint32_t mul_f16x2(uint32_t a, uint32_t b) {
-  return pack_f16x2(f16_to_f32(static_cast<uint16_t>(a)) * f16_to_f32(static_cast<uint16_t>(b)),
-                    f16_to_f32(static_cast<uint16_t>(a >> 16)) *
-                        f16_to_f32(static_cast<uint16_t>(b >> 16)));
+  return pack_f16x2(
+      f16_to_f32(static_cast<uint16_t>(a)) * f16_to_f32(static_cast<uint16_t>(b)),
+      f16_to_f32(static_cast<uint16_t>(a >> 16)) * f16_to_f32(static_cast<uint16_t>(b >> 16)));
 }
 
 // The registers' places are those of PTX's mma.m16n8k16.

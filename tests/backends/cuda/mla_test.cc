@@ -1,6 +1,6 @@
-// Latent attention of the CUDA backend on the emulated device, against its definition in double; and
-// rows alone, in batches and in uneven steps, bit for bit, for every size of tile that a device may
-// have room for.
+// Latent attention of the CUDA backend on the emulated device, against its definition in double;
+// and rows alone, in batches and in uneven steps, bit for bit, for every size of tile that a device
+// may have room for.
 
 #include <gmock/gmock.h>
 
@@ -16,7 +16,8 @@ using cuda::emulation::faults;
 using mla::Cache, mla::expanded, mla::Shape, mla::Timeline, mla::Weights;
 
 // Widths and head counts that divide nothing; more heads than a tile has vectors.
-const Shape kShapes[] = {{4, 16, 8, 16, 32}, {3, 24, 8, 20, 40}, {1, 5, 3, 7, 9}, {67, 8, 4, 8, 16}};
+const Shape kShapes[] = {
+    {4, 16, 8, 16, 32}, {3, 24, 8, 20, 40}, {1, 5, 3, 7, 9}, {67, 8, 4, 8, 16}};
 const DType kCacheTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
 
 struct Part {
@@ -25,8 +26,8 @@ struct Part {
 
 // Queries, folded queries, weights of positions and means are rounded to the operands' type.
 double tolerance(const Shape& s, DType cache, DType weights, Precision precision) {
-  const double sums = 3 * (attention_tolerance(s.r + s.p) + attention_tolerance(s.n) +
-                           attention_tolerance(s.r));
+  const double sums =
+      3 * (attention_tolerance(s.r + s.p) + attention_tolerance(s.n) + attention_tolerance(s.r));
   if (precision == Precision::kF32) return sums;
   const double rounding =
       std::max(operand_rounding(cache), weights == DType::kF32 ? 0.0 : operand_rounding(weights));

@@ -37,7 +37,7 @@ TEST(CudaRoute, ChoosesAndWeighsAsTheReference) {
     bool bias;
   };
   const Case cases[] = {
-      {256, {8, 8, 4, true, true, true, 2.5f}, true},     // DeepSeek-V3
+      {256, {8, 8, 4, true, true, true, 2.5f}, true},       // DeepSeek-V3
       {160, {6, 8, 3, false, false, false, 16.0f}, false},  // V2
       {64, {6, 1, 1, false, false, false, 1.0f}, false},    // V2-Lite
       {128, {8, 1, 1, false, false, true, 1.0f}, false},    // Qwen3
@@ -60,8 +60,7 @@ TEST(CudaRoute, ChoosesAndWeighsAsTheReference) {
     }
     // A row alone.
     const auto row = static_cast<size_t>(c.experts);
-    const Routed alone =
-        route(cuda, {logits.end() - c.experts, logits.end()}, 1, bias, c.router);
+    const Routed alone = route(cuda, {logits.end() - c.experts, logits.end()}, 1, bias, c.router);
     const auto k = static_cast<size_t>(c.router.top_k);
     EXPECT_TRUE(same_bits(alone.weights.data(), &got.weights[got.weights.size() - k], k)) << row;
   }

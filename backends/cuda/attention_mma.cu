@@ -82,7 +82,8 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
   const int row_warp = thread / 32 % kRowWarps, first_column = thread / 32 / kRowWarps * 128;
   const int g = static_cast<int>(blockIdx.y), group = p.heads / c.heads;
   const int64_t chunk = kSplit ? blockIdx.x % chunks : 0;
-  const Tile tile = tiles[kSplit ? blockIdx.x / chunks : blockIdx.x];
+  const int64_t tile_index = kSplit ? blockIdx.x / chunks : blockIdx.x;
+  const Tile tile = tiles[tile_index];
 
   // Positions [begin, last] are this block's.
   const int last_row = (tile.first + kVectors - 1) / group;
@@ -185,6 +186,17 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
     seen[i] = m < vectors ? tile.position + (tile.first + m) / group : -1;
   }
 
+  // Where a vector's results go. The tile is read again: registers are short in between.
+  struct Place {
+    bool there;
+    int row, slot, head;
+  };
+  const auto place_of = [&](int m) {
+    const Tile t = tiles[tile_index];
+    const int v = t.first + m;
+    return Place{v < t.rows * group, t.row + v / group, t.slot + v / group, g * group + v % group};
+  };
+
   // Where a lane's rows of the four matrices lie in 16 x 16 elements.
   const uint16_t* query_at = query + (16 * row_warp + lane % 16) * k_pitch + lane / 16 * 8;
   const int key_at = (lane / 16 * 8 + lane % 8) * k_pitch + lane / 8 % 2 * 8;
@@ -285,9 +297,9 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
       now.total[i] += __shfl_xor_sync(~0u, now.total[i], 2);
       const int m = 16 * row_warp + lane / 4 + 8 * i;
       if constexpr (kSplit) {
-        if (m >= vectors) continue;
-        const int64_t slot = tile.slot + (tile.first + m) / group;
-        const int64_t at = (slot * p.heads + g * group + (tile.first + m) % group) * chunks + chunk;
+        const Place place = place_of(m);
+        if (!place.there) continue;
+        const int64_t at = (int64_t{place.slot} * p.heads + place.head) * chunks + chunk;
         if (lane % 4 == 0 && first_column == 0) {
           stats[at] = make_float2(now.largest[i], now.total[i]);
         }
@@ -317,13 +329,12 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
     PONDER_UNROLL
     for (int i = 0; i < 2; ++i) {
       const int m = 16 * row_warp + lane / 4 + 8 * i;
-      if (m >= vectors) continue;
-      const int row = tile.row + (tile.first + m) / group;
-      const int h = g * group + (tile.first + m) % group;
+      const Place place = place_of(m);
+      if (!place.there) continue;
       PONDER_UNROLL
       for (int n = 0; n < kColumns / 8; ++n) {
         const int column = first_column + 8 * n + lane % 4 * 2;
-        float* to = p.out.data + row * p.out.row + h * p.out.head + column;
+        float* to = p.out.data + place.row * p.out.row + place.head * p.out.head + column;
         // + 0: whether a sum of zeros is -0 depends on what was masked beside it.
         if (column < c.v_dim) to[0] = merged.of[n][2 * i] / merged.total[i] + 0.0f;
         if (column + 1 < c.v_dim) to[1] = merged.of[n][2 * i + 1] / merged.total[i] + 0.0f;

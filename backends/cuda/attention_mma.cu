@@ -216,6 +216,7 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
     for (int half = 0; half < 2; ++half) {
       const uint16_t* keys = acquire(step + half);
       if (first + 32 * half > last) continue;
+      PONDER_ROLLED
       for (int k = 0; k < c.k_row; k += 16) {
         uint32_t a[4];
         load_matrices(a, query_at + k);

@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #define PONDER_UNROLL _Pragma("unroll")
+#define PONDER_ROLLED _Pragma("unroll 1")  // where unrolling would take registers that are short
 
 namespace ponder::cuda {
 

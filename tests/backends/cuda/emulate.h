@@ -54,6 +54,7 @@ void finish_copies(size_t but_groups);
 #define __shared__ static
 #define __launch_bounds__(...)
 #define PONDER_UNROLL
+#define PONDER_ROLLED
 #define threadIdx ::ponder::cuda::emulation::place.thread
 #define blockIdx ::ponder::cuda::emulation::place.block
 #define gridDim ::ponder::cuda::emulation::place.grid_size

@@ -43,26 +43,4 @@ struct Matrix {
 void launch_widen_rows(Stream s, const Matrix& matrix, const int32_t* indices, Rows out,
                        int64_t rows);
 
-// ---- attention.cu ------------------------------------------------------------------------------
-// One layer's cache: a page holds keys [G, P, E], then values [G, P, E'].
-struct Cache {
-  uint8_t* base = nullptr;
-  DType dtype = DType::kF32;
-  int64_t page_bytes = 0;
-  int32_t page_tokens = 0;
-  int32_t heads = 0;  // G
-  int32_t k_dim = 0;
-  int32_t v_dim = 0;
-};
-// Where each row of the step stands: its page list is pages[first_page ...].
-struct RowPlace {
-  int32_t position;
-  int32_t first_page;
-};
-inline constexpr int64_t kLargestHead = 256;
-void launch_kv_write(Stream s, const Cache& cache, Rows k, Rows v, const RowPlace* places,
-                     const int32_t* pages, int64_t rows);
-void launch_attention(Stream s, const Cache& cache, Rows q, const RowPlace* places,
-                      const int32_t* pages, float scale, Rows out, int64_t rows, int64_t heads);
-
 }  // namespace ponder::cuda

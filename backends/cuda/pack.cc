@@ -221,7 +221,7 @@ StatusOr<std::unique_ptr<CudaWeight>> pack(Device* device, ThreadPool* pool,
     packed->stacks.push_back(std::move(made));
   }
   // The checkpoint's pages may leave memory as soon as this returns.
-  PONDER_RETURN_IF_ERROR(device->wait());
+  PONDER_RETURN_IF_ERROR(device->settle());
   return packed;
 }
 
@@ -266,7 +266,7 @@ StatusOr<std::unique_ptr<CudaExperts>> pack_experts(Device* device, ThreadPool* 
           write_stack(device, pool, stacks[i], data,
                       scales != nullptr ? scales + e * made[i]->weights.scale_count : nullptr));
     }
-    PONDER_RETURN_IF_ERROR(device->wait());
+    PONDER_RETURN_IF_ERROR(device->settle());
     source->drop(w);
   }
   return packed;

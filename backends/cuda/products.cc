@@ -143,4 +143,48 @@ void run_experts(Stream s, const CudaExperts& experts, Rows x, const ChosenExper
   }
 }
 
+void ProductNeeds::note(const CudaWeight& weight) {
+  for (const DeviceStack& stack : weight.stacks) {
+    const std::pair form(stack.weights.form, stack.weights.cols);
+    if (std::find(forms_.begin(), forms_.end(), form) == forms_.end()) forms_.push_back(form);
+  }
+}
+
+void ProductNeeds::note(const CudaExperts& experts, int64_t top_k) {
+  const auto same_form = [](const DeviceStack& a, const DeviceStack& b) {
+    return a.weights.form == b.weights.form && a.weights.cols == b.weights.cols;
+  };
+  for (const auto& [shape, k] : mixtures_) {
+    if (k == top_k && shape.experts == experts.experts && shape.width == experts.width &&
+        shape.hidden == experts.hidden && same_form(shape.down, experts.down) &&
+        std::equal(shape.gate_up.begin(), shape.gate_up.end(), experts.gate_up.begin(),
+                   experts.gate_up.end(), same_form)) {
+      return;
+    }
+  }
+  Mixture& mixture = mixtures_.emplace_back();
+  mixture.top_k = top_k;
+  mixture.shape.experts = experts.experts;
+  mixture.shape.width = experts.width;
+  mixture.shape.hidden = experts.hidden;
+  mixture.shape.down.weights = experts.down.weights;
+  for (const DeviceStack& stack : experts.gate_up) {
+    mixture.shape.gate_up.emplace_back().weights = stack.weights;
+  }
+}
+
+uint64_t ProductNeeds::bytes(int64_t rows) const {
+  uint64_t most = 0;
+  for (const auto& [form, cols] : forms_) most = std::max(most, form_bytes(form, rows, cols));
+  for (const auto& [shape, top_k] : mixtures_) {
+    most = std::max(most, experts_scratch_bytes(shape, rows, top_k));
+  }
+  return most;
+}
+
+void ProductNeeds::clear() {
+  forms_.clear();
+  mixtures_.clear();
+}
+
 }  // namespace ponder::cuda

@@ -2,6 +2,9 @@
 // For the backend's own thread; returns at once (launch.h).
 #pragma once
 
+#include <utility>
+#include <vector>
+
 #include "backends/cuda/pack.h"
 
 namespace ponder::cuda {
@@ -29,5 +32,22 @@ uint64_t experts_scratch_bytes(const CudaExperts& experts, int64_t rows, int64_t
 // out[t] = sum over c of weight * down(silu(gate x) * up x). Nothing comes back to the host.
 void run_experts(Stream s, const CudaExperts& experts, Rows x, const ChosenExperts& chosen,
                  Rows out, int64_t rows, char* scratch, int64_t most_places = kMostPlaces);
+
+// What the products of a step wanted of scratch memory, to be reserved when the next one begins.
+class ProductNeeds {
+ public:
+  void note(const CudaWeight& weight);
+  void note(const CudaExperts& experts, int64_t top_k);
+  uint64_t bytes(int64_t rows) const;
+  void clear();
+
+ private:
+  struct Mixture {
+    CudaExperts shape;  // without memory
+    int64_t top_k;
+  };
+  std::vector<std::pair<Form, int64_t>> forms_;  // and the number of inputs
+  std::vector<Mixture> mixtures_;
+};
 
 }  // namespace ponder::cuda

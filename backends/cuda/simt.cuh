@@ -9,6 +9,7 @@
 #include <cuda_runtime.h>
 
 #define PONDER_UNROLL _Pragma("unroll")
+#define PONDER_ROLLED _Pragma("unroll 1")  // where unrolling would take registers that are short
 
 namespace ponder::cuda {
 
@@ -22,6 +23,12 @@ void launch_shared(Stream s, dim3 grid, unsigned threads, int64_t bytes, void (*
 template <typename... Params, typename... Args>
 void launch(Stream s, dim3 grid, unsigned threads, void (*kernel)(Params...), Args... args) {
   launch_shared(s, grid, threads, 0, kernel, args...);
+}
+
+// The running block's dynamic shared memory.
+__device__ inline char* dynamic_shared() {
+  extern __shared__ uint4 dynamic_shared_memory[];
+  return reinterpret_cast<char*>(dynamic_shared_memory);
 }
 
 // Sixteen bytes from device memory to shared memory, both aligned to 16; zeros unless `there`. They
@@ -47,6 +54,62 @@ template <int kStillFlying>
 __device__ inline void copy_async_wait() {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_group %0;" ::"n"(kStillFlying) : "memory");
+#endif
+}
+
+// Four 8 x 8 matrices of 16-bit elements from shared memory: lane l names the 16 bytes of row l % 8
+// of matrix l / 8. Afterwards r[i] of lane l holds elements 2 (l % 4) and the next one of row l / 4
+// of matrix i.
+__device__ inline void load_matrices(uint32_t (&r)[4], const void* row) {
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(at)
+               : "memory");
+}
+// The same of the transposed matrices: r[i] holds rows 2 (l % 4) and the next one of column l / 4.
+__device__ inline void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(at)
+               : "memory");
+}
+
+// Two halves at a time, rounded to nearest even.
+__device__ inline uint32_t add_f16x2(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+__device__ inline uint32_t mul_f16x2(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+__device__ inline uint32_t pack_f16x2(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+  uint32_t d;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+#else
+  uint16_t one, two;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(one) : "f"(low));
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(two) : "f"(high));
+  return one | uint32_t{two} << 16;
+#endif
+}
+__device__ inline uint32_t pack_bf16x2(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+  uint32_t d;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+#else
+  const auto round = [](float v) {  // a NaN loses its sign, as in the instruction
+    const uint32_t u = __float_as_uint(v);
+    return (u & 0x7fffffffu) > 0x7f800000u ? 0x7fffu : (u + 0x7fffu + (u >> 16 & 1)) >> 16;
+  };
+  return round(low) | round(high) << 16;
 #endif
 }
 

@@ -24,14 +24,22 @@ INSTRUCTIONS = {
     "mma s8": (r"\bmma\.sync\S*\.s8\.s8", r"\bIMMA", 75),
     "cp.async": (r"\bcp\.async\.c[ag]", r"\bLDGSTS", 80),
 }
+DTYPES = {"0": "f32", "1": "f16", "2": "bf16", "4": "f8_e4m3", "9": "q8_0"}  # lib/tensor/dtype.h
 # File, kernel, what it must contain. Forms are numbered as in launch_linear.h.
 REQUIRED = [
+    ("attention_mma.cu", r"attention_mma<bf16", "mma bf16"),
+    ("attention_mma.cu", r"attention_mma<(f16|f8_e4m3|q8_0)", "mma f16"),
+    ("attention_mma.cu", r"attention_mma", "cp.async"),
     ("linear_mma.cu", r"(few|many)_rows<\(Form\)1", "mma bf16"),
     ("linear_mma.cu", r"(few|many)_rows<\(Form\)[23]", "mma f16"),
     ("linear_mma.cu", r"many_rows", "cp.async"),
     ("linear_quant.cu", r"quant_few", "dp4a"),
     ("linear_quant_tiles.cu", r"quant_tiles", "mma s8"),
     ("linear_quant_tiles.cu", r"quant_tiles", "cp.async"),
+    ("mla.cu", r"head_products_mma<bf16", "mma bf16"),
+    ("mla.cu", r"head_products_mma<f16", "mma f16"),
+    ("mla_mma.cu", r"mla_mma<bf16", "mma bf16"),
+    ("mla_mma.cu", r"mla_mma<f16", "mma f16"),
 ]
 
 
@@ -41,6 +49,7 @@ def short(mangled):
         return mangled
     name = subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout.strip()
     name = re.sub(r"\(anonymous namespace\)::|_INTERNAL_\w+::|ponder::cuda::|ponder::|^void ", "", name)
+    name = re.sub(r"\(DType\)(\d+)", lambda m: DTYPES.get(m[1], m[1]), name)
     return name[:name.index(">(") + 1] if ">(" in name else name.split("(")[0]
 
 

@@ -11,6 +11,8 @@
 #include <memory>
 #include <vector>
 
+#include "tests/backends/cuda/emulated_runtime.h"
+
 #undef threadIdx
 #undef blockIdx
 
@@ -141,6 +143,11 @@ Invoke invoke_of(const void* kernel) { return kernels.at(kernel); }
 char* dynamic_shared() { return reinterpret_cast<char*>(block.shared.data()); }
 
 void run(dim3 grid, unsigned threads, int64_t shared_bytes, const std::function<void()>& body) {
+  if (shared_bytes > faults.shared_memory) {
+    std::fprintf(stderr, "emulated kernel: %lld bytes of shared memory for a block\n",
+                 static_cast<long long>(shared_bytes));
+    std::abort();
+  }
   if (block.fibers.empty()) block.fibers = std::vector<Fiber>(kMostThreads);
   block.threads = threads;
   block.body = &body;

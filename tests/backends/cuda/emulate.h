@@ -8,6 +8,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <tuple>
 #include <type_traits>
@@ -68,6 +69,7 @@ void finish_copies(size_t but_groups);
 #define __shared__ static
 #define __launch_bounds__(...)
 #define PONDER_UNROLL
+#define PONDER_ROLLED
 #define threadIdx ::ponder::cuda::emulation::place.thread
 #define blockIdx ::ponder::cuda::emulation::place.block
 #define gridDim ::ponder::cuda::emulation::place.grid_size
@@ -75,6 +77,11 @@ void finish_copies(size_t but_groups);
 struct uint2 {
   uint32_t x, y;
 };
+struct float2 {
+  float x, y;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 inline float __uint_as_float(uint32_t v) { return std::bit_cast<float>(v); }
 inline uint32_t __float_as_uint(float v) { return std::bit_cast<uint32_t>(v); }
@@ -116,6 +123,51 @@ inline void copy_async_commit() { emulation::commit_copies(); }
 template <int kStillFlying>
 void copy_async_wait() {
   emulation::finish_copies(kStillFlying);
+}
+
+// Lane l's four words by `f(rows, i)`: rows are the addresses that the lanes named.
+template <typename F>
+void load_matrices_with(uint32_t (&r)[4], const void* row, F&& f) {
+  const auto address = reinterpret_cast<uintptr_t>(row);
+  const uint32_t mine[2] = {static_cast<uint32_t>(address), static_cast<uint32_t>(address >> 32)};
+  uint32_t all[32 * 2];
+  emulation::gather(mine, 2, all);
+  const uint16_t* rows[32];
+  for (unsigned i = 0; i < 32; ++i) {
+    rows[i] = reinterpret_cast<const uint16_t*>(all[2 * i] | uintptr_t{all[2 * i + 1]} << 32);
+  }
+  for (unsigned i = 0; i < 4; ++i) r[i] = f(rows + 8 * i);
+  emulation::exchange(0, 0);  // nobody goes on and writes before all have read
+}
+inline void load_matrices(uint32_t (&r)[4], const void* row) {
+  const unsigned lane = threadIdx.x % 32;
+  load_matrices_with(r, row, [lane](const uint16_t** rows) {
+    const uint16_t* from = rows[lane / 4] + lane % 4 * 2;
+    return from[0] | uint32_t{from[1]} << 16;
+  });
+}
+inline void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
+  const unsigned lane = threadIdx.x % 32;
+  load_matrices_with(r, row, [lane](const uint16_t** rows) {
+    return rows[lane % 4 * 2][lane / 4] | uint32_t{rows[lane % 4 * 2 + 1][lane / 4]} << 16;
+  });
+}
+
+inline uint32_t pack_f16x2(float low, float high) {
+  return f32_to_f16(low) | uint32_t{f32_to_f16(high)} << 16;
+}
+inline uint32_t pack_bf16x2(float low, float high) {
+  return f32_to_bf16(low) | uint32_t{f32_to_bf16(high)} << 16;
+}
+inline uint32_t add_f16x2(uint32_t a, uint32_t b) {
+  return pack_f16x2(
+      f16_to_f32(static_cast<uint16_t>(a)) + f16_to_f32(static_cast<uint16_t>(b)),
+      f16_to_f32(static_cast<uint16_t>(a >> 16)) + f16_to_f32(static_cast<uint16_t>(b >> 16)));
+}
+inline uint32_t mul_f16x2(uint32_t a, uint32_t b) {
+  return pack_f16x2(
+      f16_to_f32(static_cast<uint16_t>(a)) * f16_to_f32(static_cast<uint16_t>(b)),
+      f16_to_f32(static_cast<uint16_t>(a >> 16)) * f16_to_f32(static_cast<uint16_t>(b >> 16)));
 }
 
 // The registers' places are those of PTX's mma.m16n8k16.

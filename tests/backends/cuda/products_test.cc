@@ -434,12 +434,39 @@ TEST_F(CudaExpertsTest, InSeveralRounds) {
     EXPECT_LE(bytes, cuda::experts_scratch_bytes(**packed, 20, 2));
     auto scratch = *cuda::DeviceBuffer::create(device.get(), bytes, "a test");
     std::vector<float> out(x.size(), NAN);
-    run_experts(nullptr, **packed, {x.data(), 40, 0},
+    run_experts(device->stream(), **packed, {x.data(), 40, 0},
                 {c.ids.data(), 2, {c.weights.data(), 2, 0}, 2}, {out.data(), 40, 0}, 20,
                 scratch.as<char>(), most);
     if (whole.empty()) whole = out;
     EXPECT_TRUE(same_bits(out, whole)) << most;
   }
+}
+
+TEST_F(CudaExpertsTest, WhatAStepWantedIsKnownForOtherNumbersOfRows) {
+  const auto experts = make_experts({DType::kQ4_K, DType::kBF16, DType::kBF16}, 4, 256, 24);
+  int64_t dropped = 0;
+  auto device = *cuda::Device::open(0);
+  auto packed = cuda::pack_experts(device.get(), pool_.get(),
+                                   std::make_unique<Source>(experts, &dropped), Precision::kAuto);
+  ASSERT_TRUE(packed.ok()) << packed.status();
+  const WeightData parts[] = {weight_of(DType::kBF16, 3, 512), weight_of(DType::kQ8_0, 3, 512)};
+  auto weight = cuda::pack(device.get(), pool_.get(), parts, Precision::kAuto);
+  ASSERT_TRUE(weight.ok()) << weight.status();
+  cuda::ProductNeeds needs;
+  EXPECT_EQ(needs.bytes(7), 0u);
+  needs.note(**weight);
+  for (const int64_t rows : {1, 7, 9000}) {
+    EXPECT_EQ(needs.bytes(rows), cuda::linear_scratch_bytes(**weight, rows));
+  }
+  needs.note(**packed, 2);
+  needs.note(**packed, 1);
+  for (const int64_t rows : {1, 7, 9000}) {  // the last in rounds
+    EXPECT_EQ(needs.bytes(rows), cuda::experts_scratch_bytes(**packed, rows, 2));
+  }
+  packed->reset();  // another model's step may be next
+  EXPECT_GT(needs.bytes(7), 0u);
+  needs.clear();
+  EXPECT_EQ(needs.bytes(7), 0u);
 }
 
 TEST_F(CudaExpertsTest, RefusesWhatItCannotDo) {

@@ -78,7 +78,12 @@ TEST(CudaRoute, AmongEqualsTheLowerNumbersAreChosen) {
 }
 
 TEST(CudaRoute, ScoresThatAreNotFiniteAreToldWithTheNextDownload) {
-  const Machine cuda = emulated_cuda();
+  // The backend itself: a machine's would download after every op.
+  Machine cuda = emulated_cuda();
+  BackendContext context;
+  context.allocator = default_allocator();
+  context.pool = cuda.pool.get();
+  cuda.backend = *cuda_factory()->create(0, context);
   for (const float bad : {static_cast<float>(NAN), static_cast<float>(INFINITY)}) {
     auto logits = random_floats(3 * 32, 1);
     logits[32 + 7] = bad;

@@ -1,8 +1,10 @@
 #include <algorithm>
-#include <atomic>
 
+#include "backends/cuda/attention_plan.h"
 #include "backends/cuda/cuda.h"
 #include "backends/cuda/pack.h"
+#include "backends/cuda/pack_mla.h"
+#include "backends/cuda/products.h"
 #include "backends/cuda/runtime.h"
 #include "backends/cuda/step_inputs.h"
 
@@ -68,41 +70,63 @@ class CudaBackend final : public Backend {
         scratch_(device_.get()),
         inputs_(device_.get()) {}
 
+  // What must be there before the first step.
+  Status prepare() {
+    PONDER_ASSIGN_OR_RETURN(
+        route_fault_,
+        DeviceBuffer::create(device_.get(), sizeof(cuda::RouteFault), "what a router finds"));
+    PONDER_RETURN_IF_ERROR(device_->zero(route_fault_.data(), sizeof(cuda::RouteFault)));
+    return device_->settle();
+  }
+
   const DeviceInfo& info() const override { return info_; }
   uint64_t memory_free() override { return device_->memory_free(); }
   Allocator* allocator() override { return &allocator_; }
 
   StatusOr<std::unique_ptr<PackedWeight>> pack_linear(std::span<const WeightData> parts,
                                                       const PackOptions& options) override {
-    int64_t widest = widest_.load();
-    for (const WeightData& part : parts) {
-      while (part.shape[1] > widest && !widest_.compare_exchange_weak(widest, part.shape[1])) {
-      }
-    }
-    return cuda::pack(device_.get(), context_.pool, parts, options.precision == Precision::kAuto);
+    return cuda::pack(device_.get(), context_.pool, parts, options.precision);
   }
   StatusOr<std::unique_ptr<PackedWeight>> pack_table(const WeightData& table) override {
-    return cuda::pack(device_.get(), context_.pool, {&table, 1}, false);
+    return cuda::pack(device_.get(), context_.pool, {&table, 1}, Precision::kF32);
+  }
+  StatusOr<std::unique_ptr<PackedExperts>> pack_experts(std::unique_ptr<ExpertSource> source,
+                                                        const PackOptions& options) override {
+    if (options.expert_cache != nullptr) {
+      return unsupported_error("device ", info_.name, " (cuda) keeps all experts in its memory; ",
+                               "a cache of experts is for CPUs");
+    }
+    return cuda::pack_experts(device_.get(), context_.pool, std::move(source), options.precision);
+  }
+
+  StatusOr<std::unique_ptr<PackedWeight>> pack_mla(const MlaUpWeights& up,
+                                                   const PackOptions& options) override {
+    return cuda::pack_mla(device_.get(), context_.pool, up, options.precision);
   }
 
   StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) const override {
-    if (wanted != DType::kF32 && wanted != DType::kF16 && wanted != DType::kBF16) {
-      return unsupported_error("a KV cache of ", dtype_name(wanted),
-                               " is not supported on this device; use f32, f16 or bf16");
+    const bool latents = shape.v_dim == 0;
+    const bool floats = wanted == DType::kF32 || wanted == DType::kF16 || wanted == DType::kBF16;
+    const bool narrow = wanted == DType::kF8_E4M3 || wanted == DType::kQ8_0;
+    if (!floats && (!narrow || latents)) {
+      return unsupported_error("a KV cache of ", latents ? "latents in " : "", dtype_name(wanted),
+                               " is not supported on this device; use f32, f16",
+                               latents ? " or bf16" : ", bf16, f8_e4m3 or q8_0");
     }
-    if (shape.v_dim == 0) {
-      return unsupported_error("device ", info_.name, " (cuda) cannot compute multi-head latent ",
-                               "attention; choose another device for this model");
-    }
-    if (shape.k_dim > cuda::kLargestHead || shape.v_dim > cuda::kLargestHead) {
-      return unsupported_error("attention heads of ", std::max(shape.k_dim, shape.v_dim),
-                               " numbers are not supported on this device, which takes ",
-                               cuda::kLargestHead, "; choose another device for this model");
+    const int64_t widest = std::max(shape.k_dim, shape.v_dim);
+    const int64_t limit = latents ? cuda::kLargestLatent : cuda::kLargestHead;
+    if (widest > limit) {
+      return unsupported_error(latents ? "latents of " : "attention heads of ", widest,
+                               " numbers are not supported on this device, which takes ", limit,
+                               "; choose another device for this model");
     }
     KvLayout layout;
     layout.dtype = wanted;
-    const int64_t elements = shape.heads * layout.page_tokens * (shape.k_dim + shape.v_dim);
-    layout.page_bytes = (static_cast<uint64_t>(dtype_bytes(wanted, elements)) + 63) / 64 * 64;
+    layout.page_tokens = cuda::kPageTokens;
+    const int64_t elements =
+        cuda::cache_row(wanted, shape.k_dim) + cuda::cache_row(wanted, shape.v_dim);
+    const int64_t bytes = dtype_bytes(wanted, shape.heads * layout.page_tokens * elements);
+    layout.page_bytes = (static_cast<uint64_t>(bytes) + 63) / 64 * 64;
     return layout;
   }
   DType default_kv_dtype(Precision precision) const override {
@@ -116,8 +140,10 @@ class CudaBackend final : public Backend {
   Status upload_between(const void* host, void* device, uint64_t bytes) override {
     return inputs_.send(host, device, bytes);
   }
+  // Where the host waits for the device anyway, it also learns what a router found.
   Status download(const void* device, void* host, uint64_t bytes) override {
-    return device_->download(device, host, bytes);
+    PONDER_RETURN_IF_ERROR(device_->download(device, host, bytes));
+    return find_route_fault();
   }
   Status copy_page(const KvLayer& cache, int32_t from, int32_t to) override {
     const uint64_t bytes = cache.layout.page_bytes;
@@ -129,10 +155,12 @@ class CudaBackend final : public Backend {
     PONDER_RETURN_IF_ERROR(device_->use());
     device_->begin_steps();
     device_->queue().discard();
-    const int64_t pitch = cuda::mma_pitch(widest_.load());
-    const auto rounded = static_cast<uint64_t>(pitch) * batch.tokens.size() * sizeof(uint16_t);
-    PONDER_RETURN_IF_ERROR(scratch_.reserve(rounded).status());
-    return inputs_.begin(batch);
+    PONDER_RETURN_IF_ERROR(inputs_.begin(batch));
+    // As the last step's ops would want for these rows, so that nothing is allocated between them.
+    const auto rows = static_cast<int64_t>(batch.tokens.size());
+    const uint64_t bytes = std::max(needs_.bytes(rows), inputs_.plan_scratch_bytes(batch));
+    needs_.clear();
+    return scratch_.reserve(bytes).status();
   }
   Status start_slice(const Batch& batch, int) override {
     device_->queue().discard();  // of a slice that was broken off
@@ -151,10 +179,10 @@ class CudaBackend final : public Backend {
   }
 
   Status embed(const EmbedParams& p) override {
-    const auto& table = static_cast<const cuda::CudaWeight*>(p.table)->parts[0];
+    const auto& table = static_cast<const cuda::CudaWeight*>(p.table)->stacks[0];
     PONDER_RETURN_IF_ERROR(device_->use());
     PONDER_ASSIGN_OR_RETURN(const int32_t* const tokens, inputs_.find(p.tokens));
-    launch_widen_rows(stream(), table.matrix, tokens, rows_of(p.out),
+    launch_widen_rows(stream(), table.matrix(), tokens, rows_of(p.out),
                       static_cast<int64_t>(p.tokens.size()));
     return device_->check("an embedding");
   }
@@ -168,28 +196,27 @@ class CudaBackend final : public Backend {
 
   Status linear(const LinearParams& p) override {
     PONDER_RETURN_IF_ERROR(device_->use());
-    const auto* weight = static_cast<const cuda::CudaWeight*>(p.w);
+    const auto& weight = *static_cast<const cuda::CudaWeight*>(p.w);
     const int64_t rows = p.x.dim[0];
-    uint16_t* rounded = nullptr;
-    Rows out = rows_of(p.out);
-    const float* bias = p.bias.rank > 0 ? p.bias.f32() : nullptr;
-    for (const cuda::CudaWeight::Part& part : weight->parts) {
-      const cuda::Matrix& matrix = part.matrix;
-      if (part.mma != nullptr) {
-        if (rounded == nullptr) {
-          const auto bytes = static_cast<uint64_t>(rows * cuda::mma_pitch(matrix.cols)) * 2;
-          PONDER_ASSIGN_OR_RETURN(char* memory, scratch_.reserve(bytes));
-          rounded = reinterpret_cast<uint16_t*>(memory);
-          launch_round_rows(stream(), rows_of(p.x), rounded, rows, matrix.cols);
-        }
-        launch_linear_mma(stream(), part.mma, rounded, bias, out, rows, matrix.cols, matrix.rows);
-      } else {
-        launch_linear(stream(), matrix, rows_of(p.x), bias, out, rows);
-      }
-      out.data += matrix.rows;
-      if (bias != nullptr) bias += matrix.rows;
-    }
+    needs_.note(weight);
+    PONDER_ASSIGN_OR_RETURN(char* scratch,
+                            scratch_.reserve(cuda::linear_scratch_bytes(weight, rows)));
+    run_linear(stream(), weight, rows_of(p.x), p.bias.rank > 0 ? p.bias.f32() : nullptr,
+               rows_of(p.out), rows, scratch);
     return device_->check("a matrix product");
+  }
+
+  Status experts(const ExpertsParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    const auto& experts = *static_cast<const cuda::CudaExperts*>(p.experts);
+    const int64_t rows = p.x.dim[0], top_k = p.ids.dim[1];
+    needs_.note(experts, top_k);
+    PONDER_ASSIGN_OR_RETURN(char* scratch,
+                            scratch_.reserve(cuda::experts_scratch_bytes(experts, rows, top_k)));
+    const cuda::ChosenExperts chosen{static_cast<const int32_t*>(p.ids.data), p.ids.stride[0],
+                                     rows_of(p.weights), top_k};
+    run_experts(stream(), experts, rows_of(p.x), chosen, rows_of(p.out), rows, scratch);
+    return device_->check("a mixture of experts");
   }
 
   Status rope_table(const RopeTableParams& p) override {
@@ -239,10 +266,97 @@ class CudaBackend final : public Backend {
 
   Status attention(const AttentionParams& p) override {
     PONDER_RETURN_IF_ERROR(device_->use());
-    PONDER_ASSIGN_OR_RETURN(const auto places, inputs_.places(*p.batch));
-    launch_attention(stream(), cache_of(p.cache), rows_of(p.q), places.rows, places.pages, p.scale,
-                     rows_of(p.out), p.q.dim[0], p.q.dim[1]);
+    const cuda::Cache cache = cache_of(p.cache);
+    const int64_t heads = p.q.dim[1];
+    Rows out = rows_of(p.out);
+    out.head = cache.v_dim;
+    if (cache.dtype == DType::kF32) {
+      PONDER_ASSIGN_OR_RETURN(const auto places, inputs_.places(*p.batch));
+      launch_attention(stream(), cache, rows_of(p.q), places.rows, places.pages, p.scale, out,
+                       p.q.dim[0], heads);
+      return device_->check("attention");
+    }
+    PONDER_ASSIGN_OR_RETURN(
+        const auto staged,
+        inputs_.plan(*p.batch, {false, heads, cache.heads, cache.v_dim, wide_tile(cache)}));
+    PONDER_ASSIGN_OR_RETURN(float* scratch, plan_scratch(*staged.plan));
+    const cuda::AttentionMma params{
+        cache, rows_of(p.q), out, staged.places.pages, p.scale, static_cast<int32_t>(heads)};
+    launch_attention_wide(stream(), params, staged.tiles, staged.plan->wide_tiles);
+    for (const cuda::SplitRun& run : staged.plan->runs) {
+      launch_attention_split(stream(), params, staged.tiles + run.first_tile, run.tiles,
+                             staged.rows + run.first_row, run.rows, run.chunks, scratch);
+    }
     return device_->check("attention");
+  }
+
+  Status mla_write(const MlaWriteParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_ASSIGN_OR_RETURN(const auto places, inputs_.places(*p.batch));
+    launch_mla_write(stream(), cache_of(p.cache), rows_of(p.latent), rows_of(p.k_rope), places.rows,
+                     places.pages, p.latent.dim[0], p.latent.dim[1]);
+    return device_->check("writing latents");
+  }
+
+  // A run of rows at a time: queries times W^UK, attention over the latents, results times W^UV.
+  Status mla_attention(const MlaAttentionParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    const auto& up = *static_cast<const cuda::CudaMlaWeight*>(p.up);
+    const cuda::Cache cache = cache_of(p.cache);
+    const int64_t heads = p.q_nope.dim[1], rank = up.keys.outputs;
+    // Vectors in a tile; 0: in float32.
+    const int64_t tile = up.precise || cache.dtype == DType::kF32
+                             ? 0
+                             : mla_tile(cache, cuda::shared_memory_limit(stream()));
+    PONDER_ASSIGN_OR_RETURN(
+        const auto staged,
+        inputs_.plan(*p.batch, {true, heads, 1, rank, tile > 0 ? tile : cuda::kNarrowTile}));
+    PONDER_ASSIGN_OR_RETURN(float* scratch, plan_scratch(*staged.plan));
+    for (const cuda::SplitRun& run : staged.plan->runs) {
+      const auto of_run = [&](Rows rows) {
+        rows.data += run.step_row * rows.row;
+        return rows;
+      };
+      const Rows latents{scratch, heads * rank, rank};
+      Rows out = of_run(rows_of(p.out));
+      out.head = up.values.outputs;
+      launch_head_products(stream(), up.keys, of_run(rows_of(p.q_nope)), latents, run.rows);
+      const cuda::MlaAttention params{cache,
+                                      latents,
+                                      of_run(rows_of(p.q_rope)),
+                                      latents,
+                                      staged.places.pages,
+                                      p.scale,
+                                      static_cast<int32_t>(heads),
+                                      static_cast<int32_t>(rank)};
+      if (tile > 0) {
+        launch_mla_split(stream(), params, staged.tiles + run.first_tile, run.tiles,
+                         staged.rows + run.first_row, run.rows, run.chunks,
+                         scratch + run.rows * heads * rank);
+      } else {
+        launch_mla_float(stream(), params, staged.places.rows + run.step_row, run.rows);
+      }
+      launch_head_products(stream(), up.values, latents, out, run.rows);
+    }
+    return device_->check("latent attention");
+  }
+
+  Status route(const RouteParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    const RouterParams& r = p.router;
+    const cuda::Router router{static_cast<int32_t>(p.logits.dim[1]),
+                              r.top_k,
+                              r.groups,
+                              r.groups_kept,
+                              r.sigmoid,
+                              r.group_by_top2,
+                              r.normalize,
+                              r.scale};
+    launch_route(stream(), rows_of(p.logits), p.bias.rank > 0 ? p.bias.f32() : nullptr, router,
+                 static_cast<int32_t*>(p.ids.data), p.ids.stride[0], rows_of(p.weights),
+                 p.logits.dim[0], route_fault_.as<cuda::RouteFault>());
+    routed_ = true;
+    return device_->check("routing");
   }
 
  private:
@@ -257,7 +371,26 @@ class CudaBackend final : public Backend {
     cache.heads = static_cast<int32_t>(layer.shape.heads);
     cache.k_dim = static_cast<int32_t>(layer.shape.k_dim);
     cache.v_dim = static_cast<int32_t>(layer.shape.v_dim);
+    cache.k_row = static_cast<int32_t>(cuda::cache_row(cache.dtype, cache.k_dim));
+    cache.v_row = static_cast<int32_t>(cuda::cache_row(cache.dtype, cache.v_dim));
     return cache;
+  }
+
+  StatusOr<float*> plan_scratch(const cuda::AttentionPlan& plan) {
+    PONDER_ASSIGN_OR_RETURN(char* base,
+                            scratch_.reserve(static_cast<uint64_t>(plan.scratch_bytes)));
+    return reinterpret_cast<float*>(base);
+  }
+
+  // Told once: the next step may be of other requests.
+  Status find_route_fault() {
+    if (!std::exchange(routed_, false)) return OkStatus();
+    cuda::RouteFault fault;
+    PONDER_RETURN_IF_ERROR(device_->download(route_fault_.data(), &fault, sizeof(fault)));
+    if (fault.found == 0) return OkStatus();
+    PONDER_RETURN_IF_ERROR(device_->zero(route_fault_.data(), sizeof(fault)));
+    return corrupt_error("the router's score of expert ", fault.expert, " for row ", fault.row,
+                         " of a step is ", fault.score, "; the model's weights are damaged");
   }
 
   const std::unique_ptr<Device> device_;
@@ -266,10 +399,12 @@ class CudaBackend final : public Backend {
   DeviceAllocator allocator_;
   Scratch scratch_;
   cuda::StepInputs inputs_;
+  cuda::ProductNeeds needs_;
   static constexpr int kSliceMark = Device::kMarks - 2;  // two in turn; inputs_ has those below
   int slice_ = 0;
   bool gathered_ = false;
-  std::atomic<int64_t> widest_{1};  // inputs of any linear layer
+  DeviceBuffer route_fault_;  // what the kernels that route leave, a RouteFault
+  bool routed_ = false;       // since the last download
 };
 
 StatusOr<DeviceInfo> describe(int index) {
@@ -310,7 +445,10 @@ class CudaFactory final : public BackendFactory {
     PONDER_ASSIGN_OR_RETURN(DeviceInfo info, describe(static_cast<int>(index)));
     PONDER_ASSIGN_OR_RETURN(auto device, Device::open(static_cast<int>(index)));
     info.memory_free = device->memory_free();
-    return std::make_unique<CudaBackend>(std::move(device), std::move(info), index, context);
+    auto backend =
+        std::make_unique<CudaBackend>(std::move(device), std::move(info), index, context);
+    PONDER_RETURN_IF_ERROR(backend->prepare());
+    return backend;
   }
 };
 

@@ -42,39 +42,5 @@ struct Matrix {
 // out row i = matrix row indices[i], the stored values bit for bit.
 void launch_widen_rows(Stream s, const Matrix& matrix, const int32_t* indices, Rows out,
                        int64_t rows);
-// out[t, n] = sum over k of x[t, k] w[n, k], + bias[n]; float32 throughout. `bias` may be null.
-void launch_linear(Stream s, const Matrix& w, Rows x, const float* bias, Rows out, int64_t rows);
-
-// ---- linear_mma.cu -----------------------------------------------------------------------------
-// bf16 in rows of mma_pitch(cols) elements, the last of them zero, 16 * n rows.
-constexpr int64_t mma_pitch(int64_t cols) { return (cols + 127) / 128 * 128; }
-constexpr int64_t mma_rows(int64_t rows) { return (rows + 15) / 16 * 16; }
-// Rounds x to bf16, rows of mma_pitch(cols), zeros behind.
-void launch_round_rows(Stream s, Rows x, uint16_t* out, int64_t rows, int64_t cols);
-// x as launch_round_rows leaves it. w: see above.
-void launch_linear_mma(Stream s, const uint16_t* w, const uint16_t* x, const float* bias, Rows out,
-                       int64_t rows, int64_t cols, int64_t outputs);
-
-// ---- attention.cu ------------------------------------------------------------------------------
-// One layer's cache: a page holds keys [G, P, E], then values [G, P, E'].
-struct Cache {
-  uint8_t* base = nullptr;
-  DType dtype = DType::kF32;
-  int64_t page_bytes = 0;
-  int32_t page_tokens = 0;
-  int32_t heads = 0;  // G
-  int32_t k_dim = 0;
-  int32_t v_dim = 0;
-};
-// Where each row of the step stands: its page list is pages[first_page ...].
-struct RowPlace {
-  int32_t position;
-  int32_t first_page;
-};
-inline constexpr int64_t kLargestHead = 256;
-void launch_kv_write(Stream s, const Cache& cache, Rows k, Rows v, const RowPlace* places,
-                     const int32_t* pages, int64_t rows);
-void launch_attention(Stream s, const Cache& cache, Rows q, const RowPlace* places,
-                      const int32_t* pages, float scale, Rows out, int64_t rows, int64_t heads);
 
 }  // namespace ponder::cuda

@@ -1,7 +1,8 @@
 // Products with weights of every type in float32, and rows of embedding tables: the path that is
 // always right, and the one of Precision::kF32. Each output is one warp's, its sum in one order.
 
-#include "backends/cuda/launch.h"
+#include "backends/cuda/launch_linear.h"
+#include "backends/cuda/product.cuh"
 #include "backends/cuda/simt.cuh"
 #include "backends/cuda/values.cuh"
 
@@ -14,24 +15,33 @@ constexpr int kRowTile = 4;  // rows of x that share one reading of the weights
 // Lane l sums the terms k = l, l + 32, ... in ascending order, then the lanes are added as a tree:
 // nothing that depends on how many rows there are.
 template <typename Type>
-__global__ void linear(Matrix w, Rows x, const float* bias, Rows out, int64_t rows) {
+__global__ void linear(Weights w, Rows x, Places places, const float* bias, Rows out,
+                       int64_t tiles) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int64_t warp = int64_t{blockIdx.x} * (kThreads / 32) + threadIdx.x / 32;
   const int64_t warps = int64_t{gridDim.x} * (kThreads / 32);
-  const int64_t tiles = (rows + kRowTile - 1) / kRowTile;
   for (int64_t i = warp; i < w.rows * tiles; i += warps) {
-    const int64_t n = i / tiles, first = i % tiles * kRowTile;
-    float sums[kRowTile] = {};
-    for (int64_t k = lane; k < w.cols; k += 32) {
-      const float v = Stored<Type>::at(w, n, k);
+    const int64_t n = i / tiles;
+    const Span span = span_of(places, i % tiles, kRowTile);
+    const Matrix m{w.data + span.expert * static_cast<int64_t>(w.bytes),
+                   w.scales != nullptr ? w.scales + span.expert * w.scale_count : nullptr, w.dtype,
+                   w.rows, w.cols};
+    for (int first = 0; first < span.count; first += kRowTile) {
+      const float* rows[kRowTile];
       for (int r = 0; r < kRowTile; ++r) {
-        if (first + r < rows) sums[r] = fmaf(x.data[(first + r) * x.row + k], v, sums[r]);
+        const int64_t place = span.first + (first + r < span.count ? first + r : first);
+        rows[r] = x.data + x_row(places, place) * x.row;
       }
-    }
-    for (int r = 0; r < kRowTile; ++r) {
-      const float sum = warp_sum(sums[r]);
-      if (lane == 0 && first + r < rows) {
-        out.data[(first + r) * out.row + n] = bias != nullptr ? sum + bias[n] : sum;
+      float sums[kRowTile] = {};
+      for (int64_t k = lane; k < w.cols; k += 32) {
+        const float v = Stored<Type>::at(m, n, k);
+        for (int r = 0; r < kRowTile; ++r) sums[r] = fmaf(rows[r][k], v, sums[r]);
+      }
+      for (int r = 0; r < kRowTile; ++r) {
+        const float sum = warp_sum(sums[r]);
+        if (lane == 0 && first + r < span.count) {
+          out.data[(span.first + first + r) * out.row + n] = bias != nullptr ? sum + bias[n] : sum;
+        }
       }
     }
   }
@@ -118,12 +128,38 @@ void launch_widen_rows(Stream s, const Matrix& matrix, const int32_t* indices, R
   });
 }
 
-void launch_linear(Stream s, const Matrix& w, Rows x, const float* bias, Rows out, int64_t rows) {
-  if (rows * w.rows == 0) return;
-  const int64_t work = w.rows * ((rows + kRowTile - 1) / kRowTile);
+void launch_product_floats(Stream s, const Weights& w, Rows x, const Places& places,
+                           const float* bias, Rows out) {
+  const int64_t tiles = tiles_of(places, kRowTile);
   with_type(w.dtype, [&]<typename Type>() {
-    launch(s, blocks_for(work, kThreads / 32), kThreads, linear<Type>, w, x, bias, out, rows);
+    launch(s, blocks_for(w.rows * tiles, kThreads / 32), kThreads, linear<Type>, w, x, places, bias,
+           out, tiles);
   });
+}
+
+Form form_of(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+    case DType::kI32:
+      return Form::kFloats;
+    case DType::kBF16:
+      return Form::kBF16;
+    case DType::kF16:
+      return Form::kF16;
+    case DType::kF8_E4M3:
+      return Form::kF8;
+    default:
+      // As the CPU backend rounds for them: to the scales of the stored blocks.
+      return dtype_info(dtype).block == kBlock ? Form::kBytes32 : Form::kBytes256;
+  }
+}
+
+void launch_product(Stream s, const Weights& w, Rows x, const void* formed, const Places& places,
+                    const float* bias, Rows out) {
+  if (places.rows == 0 || w.rows == 0) return;
+  if (w.form == Form::kFloats) return launch_product_floats(s, w, x, places, bias, out);
+  const auto run = is_bytes(w.form) ? launch_product_bytes : launch_product_halves;
+  run(s, w, formed, places, bias, out);
 }
 
 }  // namespace ponder::cuda

@@ -1,103 +1,332 @@
-// bf16 weights times bf16 activations on the matrix instructions, float32 sums. One order of sums
-// for every number of rows (docs/decisions/0060-cuda-determinism.md): K in four quarters, each
-// ascending in steps of 16 by mma.m16n8k16 with the weights as its left operand, then the four
-// quarters added in ascending order.
+// Products with bf16, f16 and f8 weights on the matrix instructions, float32 sums. One order of
+// sums for every number of rows (docs/decisions/0060-cuda-determinism.md): K is cut into units (f8:
+// its 128-wide scale tiles; else eighths), each summed from zero in ascending steps of 16 by
+// mma.m16n8k16 with the weights as its left operand, then scaled and added in ascending order.
+//
+// Which k meets which is the same on both sides, so it need not be the instruction's own order: a
+// lane takes 16 bytes of a row of weights at a time and feeds them to two instructions (f8: four).
+// Codes of f8 become binary16 numbers 2^8 too small by moving their bits, so f8 needs no
+// conversion instructions and loses nothing.
 
-#include "backends/cuda/launch.h"
-#include "backends/cuda/simt.cuh"
-#include "backends/cuda/values.cuh"
+#include "backends/cuda/launch_linear.h"
+#include "backends/cuda/product.cuh"
+#include "backends/cuda/simt_linear.cuh"
 
 namespace ponder::cuda {
 namespace {
 
-constexpr int kThreads = 128;  // four warps, a quarter of K each
-constexpr int kOutputs = 16;
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+constexpr int kUnits = 8;        // of bf16 and f16
+constexpr int kLineBytes = 128;  // of a row of weights, read at a time
 
-__global__ void round_rows(Rows x, uint16_t* out, int64_t rows, int64_t cols, int64_t pitch) {
-  const int64_t step = int64_t{gridDim.x} * 256;
-  for (int64_t i = int64_t{blockIdx.x} * 256 + threadIdx.x; i < rows * pitch; i += step) {
-    const int64_t t = i / pitch, k = i % pitch;
-    out[i] = k < cols ? bf16_of(x.data[t * x.row + k]) : uint16_t{0};
-  }
-}
+struct HalfArgs {
+  Weights w;
+  Places places;
+  const uint16_t* x;      // [x_rows, pitch]
+  const float* x_scales;  // of kF16 and kF8
+  int64_t pitch;          // elements
+  const float* bias;
+  Rows out;
+};
 
-// A block: 16 outputs for 8 * kTiles rows. A lane loads eight neighbours of K at a time and feeds
-// them to two instructions: which k meets which is the same on both sides, so it need not be the
-// instruction's own order.
-template <int kTiles>
-__global__ void __launch_bounds__(kThreads)
-    linear_mma(const uint16_t* w, const uint16_t* x, const float* bias, Rows out, int64_t rows,
-               int64_t pitch, int64_t outputs) {
-  __shared__ float partial[4][kOutputs][8 * kTiles + 1];
-  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  const int group = lane / 4, pair = lane % 4;
-  const int64_t first_output = int64_t{blockIdx.x} * kOutputs;
-  const int64_t first_row = int64_t{blockIdx.y} * (8 * kTiles);
-  const int64_t quarter = pitch / 4;
-  const uint16_t* top = w + (first_output + group) * pitch + 8 * pair;
-  const uint16_t* low = top + 8 * pitch;
-  float sums[kTiles][4] = {};
-  for (int64_t k = warp * quarter; k < (warp + 1) * quarter; k += 32) {
-    const uint4 a = *reinterpret_cast<const uint4*>(top + k);
-    const uint4 b = *reinterpret_cast<const uint4*>(low + k);
-    const uint32_t first[4] = {a.x, b.x, a.y, b.y}, second[4] = {a.z, b.z, a.w, b.w};
-    PONDER_UNROLL
-    for (int tile = 0; tile < kTiles; ++tile) {
-      const int64_t row = first_row + 8 * tile + group;
-      uint4 v = make_uint4(0, 0, 0, 0);
-      if (row < rows) v = *reinterpret_cast<const uint4*>(x + row * pitch + k + 8 * pair);
-      const uint32_t one[2] = {v.x, v.y}, two[2] = {v.z, v.w};
-      mma_bf16(sums[tile], first, one);
-      mma_bf16(sums[tile], second, two);
+template <Form kForm>
+struct Half {
+  static constexpr int kBytes = kForm == Form::kF8 ? 1 : 2;  // of a weight
+  static constexpr int kWide = 16 / kBytes;                  // weights in 16 bytes
+  static constexpr int kRuns = kWide / 8;
+  static constexpr int kStep = 4 * kWide;  // k covered by the four lanes of a row
+  static constexpr int kLine = kLineBytes / kBytes;
+
+  // Eight weights of 16 bytes, in pairs.
+  __device__ static void run_of(const uint4& v, int run, uint32_t (&out)[4]) {
+    if constexpr (kForm == Form::kF8) {
+      const uint32_t low = run == 0 ? v.x : v.z, high = run == 0 ? v.y : v.w;
+      out[0] = pair(__byte_perm(low, 0, 0x1404));
+      out[1] = pair(__byte_perm(low, 0, 0x3424));
+      out[2] = pair(__byte_perm(high, 0, 0x1404));
+      out[3] = pair(__byte_perm(high, 0, 0x3424));
+    } else {
+      out[0] = v.x, out[1] = v.y, out[2] = v.z, out[3] = v.w;
     }
   }
-  for (int tile = 0; tile < kTiles; ++tile) {
-    const int column = 8 * tile + 2 * pair;
-    partial[warp][group][column] = sums[tile][0];
-    partial[warp][group][column + 1] = sums[tile][1];
-    partial[warp][group + 8][column] = sums[tile][2];
-    partial[warp][group + 8][column + 1] = sums[tile][3];
+  // Two codes in the high bytes of the halves: sign, then exponent and mantissa one lower.
+  __device__ static uint32_t pair(uint32_t codes) {
+    return (codes & 0x80008000u) | (codes & 0x7f007f00u) >> 1;
   }
-  __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < kOutputs * 8 * kTiles; i += kThreads) {
-    const int o = i % kOutputs, r = i / kOutputs;
-    const int64_t n = first_output + o, row = first_row + r;
-    if (n >= outputs || row >= rows) continue;
-    float sum = partial[0][o][r] + partial[1][o][r] + partial[2][o][r] + partial[3][o][r];
-    if (bias != nullptr) sum += bias[n];
-    out.data[row * out.row + n] = sum;
+  __device__ static void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    if constexpr (kForm == Form::kBF16) {
+      mma_bf16(d, a, b);
+    } else {
+      mma_f16(d, a, b);
+    }
+  }
+  // Sixteen rows of weights (top: eight, low: the others) times eight of x, a run of eight each.
+  __device__ static void multiply(float (&d)[4], const uint32_t (&top)[4], const uint32_t (&low)[4],
+                                  const uint4& x) {
+    const uint32_t first[4] = {top[0], low[0], top[1], low[1]}, one[2] = {x.x, x.y};
+    const uint32_t second[4] = {top[2], low[2], top[3], low[3]}, two[2] = {x.z, x.w};
+    mma(d, first, one);
+    mma(d, second, two);
+  }
+
+  __device__ static int64_t units(int64_t pitch) {
+    return kForm == Form::kF8 ? pitch / 128 : kUnits;
+  }
+  // In lines.
+  __device__ static int64_t unit_begin(int64_t unit, int64_t pitch) {
+    return kForm == Form::kF8 ? unit : unit * (pitch / kLine) / kUnits;
+  }
+  // What a unit's sum is multiplied by, for output n.
+  __device__ static float unit_scale(const HalfArgs& g, int64_t expert, int64_t n, int64_t unit) {
+    if constexpr (kForm != Form::kF8) return 1.0f;
+    if (g.w.scales == nullptr) return 256.0f;
+    const float* scales = g.w.scales + expert * g.w.scale_count;
+    return scales[n / 128 * (g.pitch / 128) + unit] * 256.0f;
+  }
+  __device__ static void store(const HalfArgs& g, int64_t place, int64_t n, float sum) {
+    if constexpr (kForm != Form::kBF16) sum *= g.x_scales[x_row(g.places, place)];
+    if (g.bias != nullptr) sum += g.bias[n];
+    g.out.data[place * g.out.row + n] = sum;
+  }
+};
+
+// ---- few rows: weights are read once, straight into registers ----------------------------------
+
+// A block: 16 outputs for up to 8 * kTiles places. Warp i takes units i, i + 8, ...; a line of its
+// sixteen rows is on its way while the one before is multiplied.
+template <Form kForm, int kTiles>
+__global__ void __launch_bounds__(kThreads, kTiles == 1 ? 2 : 1) few_rows(HalfArgs g) {
+  using H = Half<kForm>;
+  constexpr int kColumns = 8 * kTiles, kOutputs = 16;
+  constexpr int kOwn = (kOutputs * kColumns + kThreads - 1) / kThreads;
+  __shared__ float partial[2][kWarps][kOutputs][kColumns + 1];
+  const Span span = span_of(g.places, blockIdx.y, kColumns);
+  if (span.count <= 0) return;
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  const int group = lane / 4, quad = lane % 4;
+  const int64_t first_output = int64_t{blockIdx.x} * kOutputs;
+  const int64_t row_bytes = g.pitch * H::kBytes;
+  const uint8_t* top = g.w.data + span.expert * static_cast<int64_t>(g.w.bytes) +
+                       (first_output + group) * row_bytes + 16 * quad;
+  const uint16_t* x[kTiles];
+  PONDER_UNROLL
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const int r = 8 * tile + group;
+    x[tile] = r < span.count ? g.x + x_row(g.places, span.first + r) * g.pitch + 8 * quad : nullptr;
+  }
+  const auto load_line = [&](int64_t line, uint4(&to)[4]) {
+    const uint8_t* from = top + line * kLineBytes;
+    to[0] = load_once(reinterpret_cast<const uint4*>(from));
+    to[1] = load_once(reinterpret_cast<const uint4*>(from + 8 * row_bytes));
+    to[2] = load_once(reinterpret_cast<const uint4*>(from + 64));
+    to[3] = load_once(reinterpret_cast<const uint4*>(from + 8 * row_bytes + 64));
+  };
+  const int64_t units = H::units(g.pitch);
+  float own[kOwn] = {};
+  uint4 now[4], next[4];
+  const auto begin_of = [&](int64_t unit) {
+    return unit < units ? H::unit_begin(unit, g.pitch) : int64_t{0};
+  };
+  if (begin_of(warp) < H::unit_begin(units, g.pitch)) load_line(begin_of(warp), now);
+  for (int64_t round = 0; round * kWarps < units; ++round) {
+    const int64_t unit = round * kWarps + warp;
+    float sums[kTiles][4] = {};
+    if (unit < units) {
+      const int64_t end = H::unit_begin(unit + 1, g.pitch);
+      for (int64_t line = H::unit_begin(unit, g.pitch); line < end; ++line) {
+        if (line + 1 < end) {
+          load_line(line + 1, next);
+        } else if (unit + kWarps < units) {
+          load_line(begin_of(unit + kWarps), next);
+        }
+        PONDER_UNROLL
+        for (int step = 0; step < 2; ++step) {
+          PONDER_UNROLL
+          for (int run = 0; run < H::kRuns; ++run) {
+            uint32_t high[4], low[4];
+            H::run_of(now[2 * step], run, high);
+            H::run_of(now[2 * step + 1], run, low);
+            const int64_t k = line * H::kLine + step * H::kStep + 32 * run;
+            PONDER_UNROLL
+            for (int tile = 0; tile < kTiles; ++tile) {
+              uint4 v = make_uint4(0, 0, 0, 0);
+              if (x[tile] != nullptr) v = *reinterpret_cast<const uint4*>(x[tile] + k);
+              H::multiply(sums[tile], high, low, v);
+            }
+          }
+        }
+        PONDER_UNROLL
+        for (int i = 0; i < 4; ++i) now[i] = next[i];
+      }
+    }
+    auto& to = partial[round % 2][warp];
+    PONDER_UNROLL
+    for (int tile = 0; tile < kTiles; ++tile) {
+      const int column = 8 * tile + 2 * quad;
+      to[group][column] = sums[tile][0];
+      to[group][column + 1] = sums[tile][1];
+      to[group + 8][column] = sums[tile][2];
+      to[group + 8][column + 1] = sums[tile][3];
+    }
+    __syncthreads();
+    PONDER_UNROLL
+    for (int i = 0; i < kOwn; ++i) {
+      const int at = static_cast<int>(threadIdx.x) + i * kThreads;
+      if (at >= kOutputs * kColumns) continue;
+      for (int u = 0; u < kWarps && round * kWarps + u < units; ++u) {
+        const float scale = H::unit_scale(g, span.expert, first_output, round * kWarps + u);
+        own[i] = fmaf(partial[round % 2][u][at % kOutputs][at / kOutputs], scale, own[i]);
+      }
+    }
+  }
+  PONDER_UNROLL
+  for (int i = 0; i < kOwn; ++i) {
+    const int at = static_cast<int>(threadIdx.x) + i * kThreads;
+    const int64_t n = first_output + at % kOutputs;
+    if (at < kOutputs * kColumns && at / kOutputs < span.count && n < g.w.rows) {
+      H::store(g, span.first + at / kOutputs, n, own[i]);
+    }
   }
 }
 
-template <int kTiles>
-void launch_tiles(Stream s, const uint16_t* w, const uint16_t* x, const float* bias, Rows out,
-                  int64_t rows, int64_t pitch, int64_t outputs) {
-  // A grid's second dimension ends at 65,535: more rows go in several launches.
-  constexpr int64_t kMost = int64_t{65535} * 8 * kTiles;
-  for (int64_t first = 0; first < rows; first += kMost) {
-    const int64_t now = rows - first < kMost ? rows - first : kMost;
-    const dim3 grid(static_cast<unsigned>(mma_rows(outputs) / kOutputs),
-                    static_cast<unsigned>((now + 8 * kTiles - 1) / (8 * kTiles)));
-    Rows part = out;
-    part.data += first * out.row;
-    launch(s, grid, kThreads, linear_mma<kTiles>, w, x + first * pitch, bias, part, now, pitch,
-           outputs);
+// ---- many rows: tiles of both sides in shared memory -------------------------------------------
+
+constexpr int kTileOutputs = 128;
+constexpr int kWarpRows = 32;  // places of a warp
+
+// A block: 128 outputs for kRows places, a warp 16 * kA of them for 32. Lines of 64 bytes of each
+// row lie densely, so that the 16 bytes that eight lanes read are all of the banks.
+template <Form kForm, int kRows>
+__global__ void __launch_bounds__(kThreads) many_rows(HalfArgs g) {
+  using H = Half<kForm>;
+  constexpr int kRowWarps = kRows / kWarpRows;
+  constexpr int kA = kTileOutputs / 16 * kRowWarps / kWarps, kB = kWarpRows / 8;
+  constexpr int kStages = kForm == Form::kF8 ? 2 : 3;
+  constexpr int kLeftPieces = kTileOutputs * 4, kRightPieces = H::kRuns * kRows * 4;  // of 16 bytes
+  __shared__ uint4 left[kStages][kTileOutputs][4];
+  __shared__ uint4 right[kStages][H::kRuns][kRows][4];
+  const Span span = span_of(g.places, blockIdx.y, kRows);
+  if (span.count <= 0) return;
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  const int group = lane / 4, quad = lane % 4;
+  const int warp_output = warp / kRowWarps * (16 * kA), warp_row = warp % kRowWarps * kWarpRows;
+  const int64_t first_output = int64_t{blockIdx.x} * kTileOutputs;
+  const int64_t row_bytes = g.pitch * H::kBytes;
+  const uint8_t* w = g.w.data + span.expert * static_cast<int64_t>(g.w.bytes);
+  const int64_t stored = (g.w.rows + 15) / 16 * 16 - first_output;  // rows of w that are there
+
+  // A stage is kStep inputs: 64 bytes of each row of w.
+  const auto fetch = [&](int64_t stage) {
+    const int slot = static_cast<int>(stage % kStages);
+    PONDER_UNROLL
+    for (int i = 0; i < kLeftPieces / kThreads; ++i) {
+      const int piece = static_cast<int>(threadIdx.x) + i * kThreads, row = piece / 4;
+      const bool there = row < stored;
+      copy_async16(&left[slot][row][piece % 4],
+                   w + (there ? first_output + row : 0) * row_bytes + stage * 64 + piece % 4 * 16,
+                   there);
+    }
+    PONDER_UNROLL
+    for (int i = 0; i < (kRightPieces + kThreads - 1) / kThreads; ++i) {
+      const int piece = static_cast<int>(threadIdx.x) + i * kThreads;
+      if (kRightPieces % kThreads != 0 && piece >= kRightPieces) continue;
+      const int run = piece / (kRows * 4), row = piece / 4 % kRows;
+      const bool there = row < span.count;
+      copy_async16(&right[slot][run][row][piece % 4],
+                   g.x + x_row(g.places, span.first + (there ? row : 0)) * g.pitch +
+                       stage * H::kStep + 32 * run + piece % 4 * 8,
+                   there);
+    }
+  };
+  const int64_t stages = g.pitch / H::kStep;
+  for (int64_t s = 0; s < kStages - 1; ++s) {
+    if (s < stages) fetch(s);
+    copy_async_commit();
+  }
+  const int64_t units = H::units(g.pitch);
+  float sums[kA][kB][4] = {}, own[kA][kB][4] = {};
+  int64_t stage = 0;
+  for (int64_t unit = 0; unit < units; ++unit) {
+    const int64_t end = H::unit_begin(unit + 1, g.pitch) * 2;  // a line is two stages
+    for (; stage < end; ++stage) {
+      copy_async_wait<kStages - 2>();
+      __syncthreads();  // and all have read what the next fetch writes over
+      if (stage + kStages - 1 < stages) fetch(stage + kStages - 1);
+      copy_async_commit();
+      const int slot = static_cast<int>(stage % kStages);
+      PONDER_UNROLL
+      for (int run = 0; run < H::kRuns; ++run) {
+        uint4 x[kB];
+        PONDER_UNROLL
+        for (int b = 0; b < kB; ++b) x[b] = right[slot][run][warp_row + 8 * b + group][quad];
+        PONDER_UNROLL
+        for (int a = 0; a < kA; ++a) {
+          uint32_t high[4], low[4];
+          H::run_of(left[slot][warp_output + 16 * a + group][quad], run, high);
+          H::run_of(left[slot][warp_output + 16 * a + group + 8][quad], run, low);
+          PONDER_UNROLL
+          for (int b = 0; b < kB; ++b) H::multiply(sums[a][b], high, low, x[b]);
+        }
+      }
+    }
+    const float scale = H::unit_scale(g, span.expert, first_output, unit);
+    PONDER_UNROLL
+    for (int a = 0; a < kA; ++a) {
+      PONDER_UNROLL
+      for (int b = 0; b < kB; ++b) {
+        PONDER_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          own[a][b][i] = fmaf(sums[a][b][i], scale, own[a][b][i]);
+          sums[a][b][i] = 0.0f;
+        }
+      }
+    }
+  }
+  PONDER_UNROLL
+  for (int a = 0; a < kA; ++a) {
+    PONDER_UNROLL
+    for (int b = 0; b < kB; ++b) {
+      PONDER_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int row = warp_row + 8 * b + 2 * quad + i % 2;
+        const int64_t n = first_output + warp_output + 16 * a + group + 8 * (i / 2);
+        if (row < span.count && n < g.w.rows) H::store(g, span.first + row, n, own[a][b][i]);
+      }
+    }
+  }
+}
+
+template <Form kForm>
+void run_form(Stream s, const HalfArgs& g) {
+  const auto grid = [&](int64_t outputs, int rows) {
+    return dim3(static_cast<unsigned>((g.w.rows + outputs - 1) / outputs),
+                static_cast<unsigned>(tiles_of(g.places, rows)));
+  };
+  const int64_t rows = g.places.tiles != nullptr ? g.places.tile_rows : g.places.rows;
+  // Between: too few tiles of 128 rows for all of a device.
+  if (rows <= 8) {
+    launch(s, grid(16, 8), kThreads, few_rows<kForm, 1>, g);
+  } else if (rows <= 32 && g.places.tiles == nullptr) {
+    launch(s, grid(16, 32), kThreads, few_rows<kForm, 4>, g);
+  } else if (rows <= 256 && (g.places.tiles == nullptr || rows <= 32)) {
+    launch(s, grid(kTileOutputs, 32), kThreads, many_rows<kForm, 32>, g);
+  } else {
+    launch(s, grid(kTileOutputs, 128), kThreads, many_rows<kForm, 128>, g);
   }
 }
 
 }  // namespace
 
-void launch_round_rows(Stream s, Rows x, uint16_t* out, int64_t rows, int64_t cols) {
-  if (rows == 0) return;
-  const int64_t pitch = mma_pitch(cols);
-  launch(s, blocks_for(rows * pitch, 256), 256, round_rows, x, out, rows, cols, pitch);
-}
-
-void launch_linear_mma(Stream s, const uint16_t* w, const uint16_t* x, const float* bias, Rows out,
-                       int64_t rows, int64_t cols, int64_t outputs) {
-  if (rows * outputs == 0) return;
-  const auto run = rows <= 8 ? launch_tiles<1> : rows <= 32 ? launch_tiles<4> : launch_tiles<8>;
-  run(s, w, x, bias, out, rows, mma_pitch(cols), outputs);
+void launch_product_halves(Stream s, const Weights& w, const void* formed, const Places& places,
+                           const float* bias, Rows out) {
+  HalfArgs g{
+      w,    places, static_cast<const uint16_t*>(formed), nullptr, form_pitch(w.form, w.cols),
+      bias, out};
+  g.x_scales = reinterpret_cast<const float*>(g.x + places.x_rows * g.pitch);
+  if (w.form == Form::kBF16) return run_form<Form::kBF16>(s, g);
+  if (w.form == Form::kF16) return run_form<Form::kF16>(s, g);
+  run_form<Form::kF8>(s, g);
 }
 
 }  // namespace ponder::cuda

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 
+#include "backends/cuda/quant_layout.h"
 #include "backends/ref/weights.h"
 
 namespace ponder::cuda {
@@ -18,6 +20,175 @@ Status check_values(const WeightData& part, ThreadPool* pool) {
     if (found >= 0) bad.store(found, std::memory_order_relaxed);
   });
   return bad.load() >= 0 ? ref::non_finite_error(part, bad.load()) : OkStatus();
+}
+
+// Bytes that pieces of memory for one matrix are rounded up to: kernels load 16 at a time.
+constexpr uint64_t kAlign = 256;
+// Host memory for weights that are being regrouped.
+constexpr int64_t kStagingBytes = int64_t{16} << 20;
+
+int64_t f8_tiles(int64_t n) { return (n + 127) / 128; }
+int64_t stored_rows(int64_t rows) { return (rows + 15) / 16 * 16; }
+uint64_t row_bytes(const WeightData& part) {
+  return static_cast<uint64_t>(dtype_bytes(part.dtype, part.shape[1]));
+}
+
+// Whether the second can lie below the first in one matrix.
+bool stackable(const Stack& stack, const WeightData& next) {
+  const WeightData& last = *stack.parts.back();
+  if (last.dtype != next.dtype || (last.scales == nullptr) != (next.scales == nullptr))
+    return false;
+  return next.scales == nullptr || stack.shape.rows % 128 == 0;
+}
+
+std::vector<Stack> make_stacks(std::span<const WeightData> parts, Precision precision) {
+  std::vector<Stack> stacks;
+  for (const WeightData& part : parts) {
+    if (stacks.empty() || !stackable(stacks.back(), part)) {
+      Weights& shape = stacks.emplace_back().shape;
+      shape.dtype = part.dtype;
+      shape.form = precision == Precision::kAuto ? form_of(part.dtype) : Form::kFloats;
+      shape.cols = part.shape[1];
+    }
+    stacks.back().parts.push_back(&part);
+    stacks.back().shape.rows += part.shape[0];
+  }
+  for (Stack& stack : stacks) {
+    Weights& shape = stack.shape;
+    if (shape.form == Form::kFloats) {
+      shape.bytes = static_cast<uint64_t>(dtype_bytes(shape.dtype, shape.rows * shape.cols));
+    } else if (is_bytes(shape.form)) {
+      shape.bytes = panel_bytes(shape.dtype, shape.rows, shape.cols);
+    } else {
+      shape.bytes = static_cast<uint64_t>(
+          dtype_bytes(shape.dtype, stored_rows(shape.rows) * form_pitch(shape.form, shape.cols)));
+    }
+    if (stack.parts[0]->scales != nullptr) {
+      shape.scale_count = f8_tiles(shape.rows) * f8_tiles(shape.cols);
+    }
+  }
+  return stacks;
+}
+
+// bf16, f16 and f8: rows of form_pitch elements.
+Status write_rows(Device* device, const Stack& stack, char* data) {
+  const auto pitch = static_cast<uint64_t>(
+      dtype_bytes(stack.shape.dtype, form_pitch(stack.shape.form, stack.shape.cols)));
+  char* to = data;
+  for (const WeightData* part : stack.parts) {
+    const auto rows = static_cast<uint64_t>(part->shape[0]), width = row_bytes(*part);
+    const char* from = static_cast<const char*>(part->data);
+    if (pitch == width) {
+      PONDER_RETURN_IF_ERROR(device->upload(from, to, rows * width));
+    } else {
+      PONDER_RETURN_IF_ERROR(device->zero(to, rows * pitch));
+      for (uint64_t r = 0; r < rows; ++r) {
+        PONDER_RETURN_IF_ERROR(device->upload(from + r * width, to + r * pitch, width));
+      }
+    }
+    to += rows * pitch;
+  }
+  const uint64_t rest = stack.shape.bytes - static_cast<uint64_t>(to - data);
+  return rest > 0 ? device->zero(to, rest) : OkStatus();
+}
+
+// Block types: panels of records.
+Status write_panels(Device* device, ThreadPool* pool, const Stack& stack, char* data) {
+  const Weights& shape = stack.shape;
+  const RecordLayout layout = record_layout(shape.dtype);
+  const int64_t records = record_count(shape.cols), record_bytes = layout.bytes();
+  const int64_t bytes = records * kPanelRows * record_bytes;
+  const int64_t panels = static_cast<int64_t>(shape.bytes) / bytes;
+  const int64_t at_once = std::clamp(kStagingBytes / bytes, int64_t{1}, panels);
+  std::vector<const uint8_t*> rows;
+  for (const WeightData* part : stack.parts) {
+    for (int64_t r = 0; r < part->shape[0]; ++r) {
+      rows.push_back(static_cast<const uint8_t*>(part->data) +
+                     static_cast<uint64_t>(r) * row_bytes(*part));
+    }
+  }
+  std::vector<uint8_t> staging(static_cast<size_t>(at_once * bytes));
+  const auto stored_record = static_cast<size_t>(dtype_bytes(shape.dtype, kRecordInputs));
+  for (int64_t first = 0; first < panels; first += at_once) {
+    const int64_t now = std::min(at_once, panels - first);
+    std::fill(staging.begin(), staging.end(), uint8_t{0});
+    pool->parallel_for(static_cast<uint32_t>(now), [&](uint32_t p) {
+      uint8_t* panel = staging.data() + p * bytes;
+      uint8_t record[kMostRecordBytes];
+      for (int64_t b = 0; b < records; ++b, panel += kPanelRows * record_bytes) {
+        const auto inputs =
+            static_cast<int>(std::min<int64_t>(kRecordInputs, shape.cols - b * kRecordInputs));
+        for (int r = 0; r < kPanelRows; ++r) {
+          const auto row = static_cast<size_t>((first + p) * kPanelRows + r);
+          if (row >= rows.size()) break;
+          std::memset(record, 0, sizeof(record));
+          make_record(shape.dtype, rows[row] + static_cast<size_t>(b) * stored_record, inputs,
+                      record);
+          const uint8_t* from = record;
+          for (int f = 0; f < 4; ++f) {
+            const auto width = static_cast<size_t>(layout.fields[f].bytes);
+            for (int i = 0; i < layout.fields[f].pieces; ++i, from += width) {
+              std::memcpy(panel + piece_offset(layout, f, i, r), from, width);
+            }
+          }
+        }
+      }
+    });
+    PONDER_RETURN_IF_ERROR(
+        device->upload(staging.data(), data + first * bytes, static_cast<uint64_t>(now * bytes)));
+  }
+  return OkStatus();
+}
+
+// A stack's values to memory of shape.bytes and scale_bytes().
+Status write_stack(Device* device, ThreadPool* pool, const Stack& stack, char* data,
+                   float* scales) {
+  for (const WeightData* part : stack.parts) {
+    PONDER_RETURN_IF_ERROR(check_values(*part, pool));
+    if (part->scales == nullptr) continue;
+    const auto count = static_cast<uint64_t>(f8_tiles(part->shape[0]) * f8_tiles(part->shape[1]));
+    PONDER_RETURN_IF_ERROR(device->upload(part->scales.get(), scales, count * sizeof(float)));
+    scales += count;
+  }
+  if (is_bytes(stack.shape.form)) return write_panels(device, pool, stack, data);
+  if (stack.shape.form != Form::kFloats) return write_rows(device, stack, data);
+  for (const WeightData* part : stack.parts) {
+    const uint64_t bytes = static_cast<uint64_t>(part->shape[0]) * row_bytes(*part);
+    PONDER_RETURN_IF_ERROR(device->upload(part->data, data, bytes));
+    data += bytes;
+  }
+  return OkStatus();
+}
+
+// Memory for `count` matrices of a stack's shape.
+StatusOr<DeviceStack> make_room(Device* device, const Stack& stack, int64_t count) {
+  const std::string what = stack.parts[0]->describe();
+  const auto n = static_cast<uint64_t>(count);
+  DeviceStack made;
+  made.weights = stack.shape;
+  if (count > 1) made.weights.bytes = (stack.shape.bytes + kAlign - 1) / kAlign * kAlign;
+  PONDER_ASSIGN_OR_RETURN(made.data, DeviceBuffer::create(device, n * made.weights.bytes, what));
+  made.weights.data = made.data.as<uint8_t>();
+  if (stack.shape.scale_count > 0) {
+    PONDER_ASSIGN_OR_RETURN(made.scales,
+                            DeviceBuffer::create(device, n * stack.scale_bytes(), what));
+    made.weights.scales = made.scales.as<float>();
+  }
+  return made;
+}
+
+bool same_shape(const Stack& stack, const DeviceStack& made) {
+  const Weights &a = stack.shape, &b = made.weights;
+  return a.dtype == b.dtype && a.rows == b.rows && a.cols == b.cols &&
+         a.scale_count == b.scale_count;
+}
+
+Status check_expert(const ExpertWeights& w, int64_t hidden, int64_t width) {
+  const std::vector<int64_t> wide = {width, hidden}, narrow = {hidden, width};
+  if (w.gate.shape == wide && w.up.shape == wide && w.down.shape == narrow) return OkStatus();
+  return corrupt_error("the matrices ", w.gate.describe(), ", ", w.up.describe(), " and ",
+                       w.down.describe(), " of an expert do not fit a model of width ", hidden,
+                       " with experts of ", width);
 }
 
 }  // namespace
@@ -37,57 +208,67 @@ StatusOr<DeviceBuffer> DeviceBuffer::create(Device* device, uint64_t bytes,
 }
 
 StatusOr<std::unique_ptr<CudaWeight>> pack(Device* device, ThreadPool* pool,
-                                           std::span<const WeightData> parts, bool matrices) {
+                                           std::span<const WeightData> parts, Precision precision) {
   PONDER_RETURN_IF_ERROR(ref::check_weight_shapes(parts));
   auto packed = std::make_unique<CudaWeight>();
   packed->cols = parts[0].shape[1];
-  for (const WeightData& part : parts) {
-    PONDER_RETURN_IF_ERROR(check_values(part, pool));
-    const std::string what = part.describe();
-    CudaWeight::Part made;
-    const int64_t rows = part.shape[0], cols = part.shape[1];
-    made.matrix.dtype = part.dtype;
-    made.matrix.rows = rows;
-    made.matrix.cols = cols;
-    if (matrices && part.dtype == DType::kBF16) {
-      const auto pitch = static_cast<uint64_t>(mma_pitch(cols)) * 2;
-      const uint64_t bytes = pitch * static_cast<uint64_t>(mma_rows(rows));
-      PONDER_ASSIGN_OR_RETURN(made.data, DeviceBuffer::create(device, bytes, what));
-      const auto width = static_cast<uint64_t>(cols) * 2;
-      const char* from = static_cast<const char*>(part.data);
-      if (pitch == width) {
-        const uint64_t used = width * static_cast<uint64_t>(rows);
-        PONDER_RETURN_IF_ERROR(device->upload(from, made.data.data(), used));
-        PONDER_RETURN_IF_ERROR(device->zero(made.data.as<char>() + used, bytes - used));
-      } else {
-        PONDER_RETURN_IF_ERROR(device->zero(made.data.data(), bytes));
-        for (int64_t r = 0; r < rows; ++r) {
-          PONDER_RETURN_IF_ERROR(
-              device->upload(from + static_cast<uint64_t>(r) * width,
-                             made.data.as<char>() + static_cast<uint64_t>(r) * pitch, width));
-        }
-      }
-      made.mma = made.data.as<uint16_t>();
-    } else {
-      const auto bytes = static_cast<uint64_t>(dtype_bytes(part.dtype, part.elements()));
-      PONDER_ASSIGN_OR_RETURN(made.data, DeviceBuffer::create(device, bytes, what));
-      PONDER_RETURN_IF_ERROR(device->upload(part.data, made.data.data(), bytes));
-      made.matrix.data = made.data.data();
-    }
-    if (part.scales != nullptr) {
-      const auto tiles = static_cast<uint64_t>((rows + 127) / 128 * ((cols + 127) / 128));
-      PONDER_ASSIGN_OR_RETURN(made.scales,
-                              DeviceBuffer::create(device, tiles * sizeof(float), what));
-      PONDER_RETURN_IF_ERROR(
-          device->upload(part.scales.get(), made.scales.data(), tiles * sizeof(float)));
-      made.matrix.scales = made.scales.as<float>();
-    }
+  for (const Stack& stack : make_stacks(parts, precision)) {
+    PONDER_ASSIGN_OR_RETURN(DeviceStack made, make_room(device, stack, 1));
+    PONDER_RETURN_IF_ERROR(
+        write_stack(device, pool, stack, made.data.as<char>(), made.scales.as<float>()));
     packed->bytes += made.data.bytes() + made.scales.bytes();
-    packed->rows += rows;
-    packed->parts.push_back(std::move(made));
+    packed->rows += stack.shape.rows;
+    packed->stacks.push_back(std::move(made));
   }
   // The checkpoint's pages may leave memory as soon as this returns.
-  PONDER_RETURN_IF_ERROR(device->wait());
+  PONDER_RETURN_IF_ERROR(device->settle());
+  return packed;
+}
+
+StatusOr<std::unique_ptr<CudaExperts>> pack_experts(Device* device, ThreadPool* pool,
+                                                    std::unique_ptr<ExpertSource> source,
+                                                    Precision precision) {
+  auto packed = std::make_unique<CudaExperts>();
+  packed->experts = source->experts();
+  packed->hidden = source->hidden();
+  packed->width = source->width();
+  std::vector<DeviceStack*> made;
+  for (int64_t e = 0; e < packed->experts; ++e) {
+    PONDER_ASSIGN_OR_RETURN(const ExpertWeights w, source->find(e));
+    PONDER_RETURN_IF_ERROR(check_expert(w, packed->hidden, packed->width));
+    const WeightData wide[] = {w.gate, w.up};
+    for (const WeightData* part : {&w.gate, &w.up, &w.down}) {
+      PONDER_RETURN_IF_ERROR(ref::check_weight_shapes({part, 1}));
+    }
+    std::vector<Stack> stacks = make_stacks(wide, precision);
+    stacks.push_back(make_stacks({&w.down, 1}, precision)[0]);
+    if (e == 0) {
+      packed->gate_up.resize(stacks.size() - 1);
+      for (DeviceStack& stack : packed->gate_up) made.push_back(&stack);
+      made.push_back(&packed->down);
+      for (size_t i = 0; i < stacks.size(); ++i) {
+        PONDER_ASSIGN_OR_RETURN(*made[i], make_room(device, stacks[i], packed->experts));
+        packed->bytes += made[i]->data.bytes() + made[i]->scales.bytes();
+      }
+    }
+    bool same = stacks.size() == made.size();
+    for (size_t i = 0; same && i < stacks.size(); ++i) same = same_shape(stacks[i], *made[i]);
+    if (!same) {
+      return unsupported_error("expert ", e, " (", w.gate.describe(),
+                               ") has other weight types than the first one of its layer, which is "
+                               "not supported on this device");
+    }
+    for (size_t i = 0; i < stacks.size(); ++i) {
+      char* const data =
+          made[i]->data.as<char>() + static_cast<uint64_t>(e) * made[i]->weights.bytes;
+      float* const scales = made[i]->scales.as<float>();
+      PONDER_RETURN_IF_ERROR(
+          write_stack(device, pool, stacks[i], data,
+                      scales != nullptr ? scales + e * made[i]->weights.scale_count : nullptr));
+    }
+    PONDER_RETURN_IF_ERROR(device->settle());
+    source->drop(w);
+  }
   return packed;
 }
 

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "backends/cuda/launch_linear.h"
 #include "backends/cuda/runtime.h"
 #include "lib/base/thread_pool.h"
 #include "lib/device/backend.h"
@@ -46,18 +47,39 @@ class DeviceBuffer {
   uint64_t bytes_ = 0;
 };
 
-// Matrices stacked by rows, each in its own type.
-struct CudaWeight final : PackedWeight {
-  struct Part {
-    Matrix matrix;
-    const uint16_t* mma = nullptr;  // bf16 as launch_linear_mma wants it; then matrix.data is null
-    DeviceBuffer data, scales;
-  };
-  std::vector<Part> parts;
+// Consecutive matrices of one type, stacked by rows into one on the device.
+struct Stack {
+  std::vector<const WeightData*> parts;
+  Weights shape;  // without memory
+  uint64_t scale_bytes() const { return static_cast<uint64_t>(shape.scale_count) * sizeof(float); }
 };
 
-// `matrices`: bf16 parts go to the matrix instructions; else (tables) all stay as stored.
+// A stack on the device: of one matrix, or of that of each expert.
+struct DeviceStack {
+  Weights weights;
+  DeviceBuffer data, scales;
+  // As a table; weights.form is kFloats.
+  Matrix matrix() const {
+    return {weights.data, weights.scales, weights.dtype, weights.rows, weights.cols};
+  }
+};
+
+// Matrices stacked by rows, neighbours of one type together.
+struct CudaWeight final : PackedWeight {
+  std::vector<DeviceStack> stacks;
+};
+
+struct CudaExperts final : PackedExperts {
+  std::vector<DeviceStack> gate_up;  // one, or gate and up where their types differ
+  DeviceStack down;
+};
+
+// kF32 and tables: everything as stored, else in the forms of launch_linear.h.
 StatusOr<std::unique_ptr<CudaWeight>> pack(Device* device, ThreadPool* pool,
-                                           std::span<const WeightData> parts, bool matrices);
+                                           std::span<const WeightData> parts, Precision precision);
+// All experts stay on the device; those of a layer have the same types.
+StatusOr<std::unique_ptr<CudaExperts>> pack_experts(Device* device, ThreadPool* pool,
+                                                    std::unique_ptr<ExpertSource> source,
+                                                    Precision precision);
 
 }  // namespace ponder::cuda

@@ -54,7 +54,6 @@ class Device final : private LaunchRunner {
   // What was uploaded and cleared so far is there for all launches and copies from now on. Does not
   // wait itself.
   Status settle();
-  Status wait() { return settle(); }
 
   // ---- the driver's thread, in the order of the calls ----
   // The calling thread is the one whose uploads keep the order of launches.

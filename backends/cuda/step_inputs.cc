@@ -56,6 +56,7 @@ Status StepInputs::send(const void* host, void* device, uint64_t bytes) {
 }
 
 Status StepInputs::stage(const Batch& batch, Staged* to) {
+  if (to->batch != &batch) to->plans.clear();
   to->batch = nullptr;
   uint64_t rows = 0, pages = 0;
   for (const SequenceSlice& slice : batch.sequences) {
@@ -70,6 +71,14 @@ Status StepInputs::stage(const Batch& batch, Staged* to) {
     to->at[i] = bytes;
     bytes += aligned(to->lists[i].size_bytes());
   }
+  for (Planned& p : to->plans) {
+    p.plan = plan_step(batch, p.shape);
+    p.tiles_at = bytes;
+    bytes += aligned(p.plan.tiles.size() * sizeof(Tile));
+    p.rows_at = bytes;
+    bytes += aligned(p.plan.rows.size() * sizeof(SplitRow));
+  }
+  // Last: there are more and more of them, and what is before keeps its address.
   to->pages_at = bytes;
   bytes += pages * sizeof(int32_t);
   PONDER_RETURN_IF_ERROR(reserve(&to->channel, bytes));
@@ -89,6 +98,11 @@ Status StepInputs::stage(const Batch& batch, Staged* to) {
     if (to->lists[i].empty()) continue;
     std::memcpy(base + to->at[i], to->lists[i].data(), to->lists[i].size_bytes());
   }
+  for (const Planned& p : to->plans) {
+    std::copy(p.plan.tiles.begin(), p.plan.tiles.end(), reinterpret_cast<Tile*>(base + p.tiles_at));
+    std::copy(p.plan.rows.begin(), p.plan.rows.end(),
+              reinterpret_cast<SplitRow*>(base + p.rows_at));
+  }
   PONDER_RETURN_IF_ERROR(send(&to->channel, to->channel.device.data(), bytes));
   to->slices.assign(batch.sequences.begin(), batch.sequences.end());
   to->batch = &batch;
@@ -102,6 +116,8 @@ Status StepInputs::begin(const Batch& batch) {
     staged_[i].channel.first_mark = 2 * i;
     if (staged_[i].batch == &batch) {
       place = &staged_[i];
+      std::erase_if(place->plans, [](const Planned& p) { return !p.used; });
+      for (Planned& p : place->plans) p.used = false;
       break;
     }
     if (staged_[i].last_use < place->last_use) place = &staged_[i];
@@ -109,7 +125,7 @@ Status StepInputs::begin(const Batch& batch) {
   return stage(batch, place);
 }
 
-StatusOr<StepInputs::Places> StepInputs::places(const Batch& batch) {
+StatusOr<StepInputs::Staged*> StepInputs::staged(const Batch& batch) {
   const auto find_batch = [&]() -> Staged* {
     for (Staged& s : staged_) {
       if (s.batch == &batch && std::equal(s.slices.begin(), s.slices.end(), batch.sequences.begin(),
@@ -119,15 +135,51 @@ StatusOr<StepInputs::Places> StepInputs::places(const Batch& batch) {
     }
     return nullptr;
   };
-  Staged* staged = find_batch();
-  if (staged == nullptr) {
+  Staged* found = find_batch();
+  if (found == nullptr) {
     PONDER_RETURN_IF_ERROR(begin(batch));
-    staged = find_batch();
+    found = find_batch();
   }
-  staged->last_use = ++clock_;
-  const char* const base = staged->channel.device.as<char>();
-  return Places{reinterpret_cast<const RowPlace*>(base),
-                reinterpret_cast<const int32_t*>(base + staged->pages_at)};
+  found->last_use = ++clock_;
+  return found;
+}
+
+StepInputs::Places StepInputs::places_of(const Staged& staged) {
+  const char* const base = staged.channel.device.as<char>();
+  return {reinterpret_cast<const RowPlace*>(base),
+          reinterpret_cast<const int32_t*>(base + staged.pages_at)};
+}
+
+StatusOr<StepInputs::Places> StepInputs::places(const Batch& batch) {
+  PONDER_ASSIGN_OR_RETURN(const Staged* const found, staged(batch));
+  return places_of(*found);
+}
+
+StatusOr<StepInputs::Plan> StepInputs::plan(const Batch& batch, const PlanShape& shape) {
+  PONDER_ASSIGN_OR_RETURN(Staged* const found, staged(batch));
+  const auto find_shape = [&] {
+    return std::find_if(found->plans.begin(), found->plans.end(),
+                        [&](const Planned& p) { return p.shape == shape; });
+  };
+  auto planned = find_shape();
+  if (planned == found->plans.end()) {
+    found->plans.push_back({shape, {}, 0, 0, true});
+    PONDER_RETURN_IF_ERROR(stage(batch, found));
+    planned = find_shape();
+  }
+  planned->used = true;
+  const char* const base = found->channel.device.as<char>();
+  return Plan{&planned->plan, reinterpret_cast<const Tile*>(base + planned->tiles_at),
+              reinterpret_cast<const SplitRow*>(base + planned->rows_at), places_of(*found)};
+}
+
+uint64_t StepInputs::plan_scratch_bytes(const Batch& batch) const {
+  int64_t bytes = 0;
+  for (const Staged& s : staged_) {
+    if (s.batch != &batch) continue;
+    for (const Planned& p : s.plans) bytes = std::max(bytes, p.plan.scratch_bytes);
+  }
+  return static_cast<uint64_t>(bytes);
 }
 
 StatusOr<const int32_t*> StepInputs::find(std::span<const int32_t> values) {

@@ -1,6 +1,7 @@
-// The small host arrays that a step's kernels read (tokens, positions, pages), on the device: put
-// together in staging memory and uploaded in one piece when the step begins, without a stop. A
-// batch that comes again in the same shape finds them at the same addresses.
+// The small host arrays that a step's kernels read (tokens, positions, pages, the plans of its
+// attention), on the device: put together in staging memory and uploaded in one piece when the step
+// begins, without a stop. A batch that comes again in the same shape finds them at the same
+// addresses.
 //
 // Threads: the driver's.
 #pragma once
@@ -9,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "backends/cuda/attention_plan.h"
 #include "backends/cuda/pack.h"
 #include "backends/cuda/runtime.h"
 #include "lib/device/backend.h"
@@ -22,12 +24,24 @@ class StepInputs {
     const int32_t* pages;
   };
 
+  // Valid until the next call.
+  struct Plan {
+    const AttentionPlan* plan;
+    const Tile* tiles;
+    const SplitRow* rows;
+    Places places;
+  };
+
   explicit StepInputs(Device* device) : device_(device) {}
 
   // `batch` is known by its address until as many others have begun.
   Status begin(const Batch& batch);
   // Of the rows of `batch`, whether or not it was begun.
   StatusOr<Places> places(const Batch& batch);
+  // A shape that the step before did not ask for is uploaded now, else it was when the step began.
+  StatusOr<Plan> plan(const Batch& batch, const PlanShape& shape);
+  // What the plans of `batch` uploaded so far want of scratch memory.
+  uint64_t plan_scratch_bytes(const Batch& batch) const;
   // A batch's tokens, positions or logit rows; anything else is uploaded now.
   StatusOr<const int32_t*> find(std::span<const int32_t> values);
   // To any of the device's memory, in the order of the launches.
@@ -45,12 +59,19 @@ class StepInputs {
     int turn = 0;
     int first_mark = 0;
   };
+  struct Planned {
+    PlanShape shape;
+    AttentionPlan plan;
+    uint64_t tiles_at = 0, rows_at = 0;
+    bool used = false;  // since the step began
+  };
   struct Staged {
     Channel channel;
     const Batch* batch = nullptr;
     std::vector<SequenceSlice> slices;
     std::span<const int32_t> lists[3];  // tokens, positions, logit rows: where the host has them
     uint64_t at[3] = {};                // and the device
+    std::vector<Planned> plans;
     uint64_t pages_at = 0;
     uint64_t last_use = 0;
   };
@@ -62,6 +83,8 @@ class StepInputs {
   Status reserve(Channel* channel, uint64_t bytes);
   Status send(Channel* channel, void* device, uint64_t bytes);
   Status stage(const Batch& batch, Staged* to);
+  StatusOr<Staged*> staged(const Batch& batch);
+  static Places places_of(const Staged& staged);
 
   // Models whose steps take turns on the device; one more is only slower.
   static constexpr int kBatches = 3;

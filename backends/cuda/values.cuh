@@ -24,12 +24,18 @@ using ponder::kIQ3_XXSGrid, ponder::kIQ3_SGrid;
 __device__ inline float bf16_value(uint16_t v) { return __uint_as_float(uint32_t{v} << 16); }
 
 __device__ inline float f16_value(uint16_t h) {
+#ifdef __CUDA_ARCH__
+  float v;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(h));
+  return v;
+#else
   const uint32_t sign = (h & 0x8000u) << 16, exponent = h >> 10 & 31u, mantissa = h & 0x3ffu;
   if (exponent == 31) return __uint_as_float(sign | 0x7f800000u | mantissa << 13);
   if (exponent == 0) {  // mantissa * 2^-24
     return __uint_as_float(sign | __float_as_uint(static_cast<float>(mantissa) * 0x1p-24f));
   }
   return __uint_as_float(sign | (exponent + 112) << 23 | mantissa << 13);
+#endif
 }
 
 __device__ inline float f8_value(uint8_t v) {
@@ -49,6 +55,11 @@ __device__ inline uint16_t bf16_of(float v) {  // to nearest even; never given a
 }
 
 __device__ inline uint16_t f16_of(float v) {  // to nearest even; beyond the largest: infinity
+#ifdef __CUDA_ARCH__
+  uint16_t h;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(v));
+  return h;
+#else
   const uint32_t u = __float_as_uint(v), a = u & 0x7fffffffu;
   const uint32_t sign = u >> 16 & 0x8000u;
   if (a > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
@@ -57,6 +68,7 @@ __device__ inline uint16_t f16_of(float v) {  // to nearest even; beyond the lar
     return static_cast<uint16_t>(sign | (__float_as_uint(__uint_as_float(a) + 0.5f) - 0x3f000000u));
   }
   return static_cast<uint16_t>(sign | (a + 0xfffu + (a >> 13 & 1) - 0x38000000u) >> 13);
+#endif
 }
 
 // ---- block types: element i of one block -------------------------------------------------------

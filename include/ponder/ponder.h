@@ -286,7 +286,8 @@ enum {
   PONDER_KV_F32 = 1,
   PONDER_KV_BF16 = 2,
   PONDER_KV_F16 = 3,
-  PONDER_KV_Q8_0 = 4 /* 8 bits, and 16 of scale per 32; not for latent attention */
+  PONDER_KV_Q8_0 = 4,   /* 8 bits, and 16 of scale per 32; not for latent attention */
+  PONDER_KV_F8_E4M3 = 5 /* 8 bits, up to 448; GPUs only, not for latent attention */
 };
 
 /* The number type of the KV cache: PONDER_KV_*; default AUTO: what suits device and precision. load

@@ -78,6 +78,9 @@ ponder_status ponder_model_options_set_kv_type(ponder_model_options* o, int32_t 
     case PONDER_KV_Q8_0:
       o->options.kv_dtype = ponder::DType::kQ8_0;
       return PONDER_OK;
+    case PONDER_KV_F8_E4M3:
+      o->options.kv_dtype = ponder::DType::kF8_E4M3;
+      return PONDER_OK;
     default:
       return PONDER_ERR_INVALID_ARGUMENT;
   }
@@ -262,6 +265,7 @@ ponder_status ponder_model_get_info(const ponder_model* m, ponder_model_info* in
     if (known.kv_dtype == ponder::DType::kBF16) told.kv_type = PONDER_KV_BF16;
     if (known.kv_dtype == ponder::DType::kF16) told.kv_type = PONDER_KV_F16;
     if (known.kv_dtype == ponder::DType::kQ8_0) told.kv_type = PONDER_KV_Q8_0;
+    if (known.kv_dtype == ponder::DType::kF8_E4M3) told.kv_type = PONDER_KV_F8_E4M3;
     told.reasons = known.reasons;
     told.has_template = !m->model->template_source().empty();
     told.top_k = known.top_k;

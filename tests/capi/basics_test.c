@@ -297,7 +297,8 @@ static void model_options_check_their_values(void) {
   CHECK_OK(ponder_model_options_set_expert_bytes(o, UINT64_MAX));
   CHECK_OK(ponder_model_options_set_kv_type(o, PONDER_KV_F16));
   CHECK_OK(ponder_model_options_set_kv_type(o, PONDER_KV_Q8_0));
-  CHECK_INVALID(ponder_model_options_set_kv_type(o, 5));
+  CHECK_OK(ponder_model_options_set_kv_type(o, PONDER_KV_F8_E4M3)); /* load will say */
+  CHECK_INVALID(ponder_model_options_set_kv_type(o, 6));
   CHECK_INVALID(ponder_model_options_set_kv_type(o, -1));
   CHECK_OK(ponder_model_options_set_precision(o, PONDER_PRECISION_F32));
   CHECK_INVALID(ponder_model_options_set_precision(o, 2));

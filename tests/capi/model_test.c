@@ -169,6 +169,23 @@ static void kv_types_take_what_they_say(void) {
   }
 }
 
+static void kv_types_of_other_devices_are_refused(void) {
+  ponder_model_options *o = NULL;
+  ponder_model *m = NULL;
+  ponder_error *err = NULL;
+  ponder_str words;
+  char text[256];
+  CHECK_OK(ponder_model_options_create(&o));
+  CHECK_OK(ponder_model_options_set_kv_type(o, PONDER_KV_F8_E4M3));
+  CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, &err), PONDER_ERR_UNSUPPORTED);
+  CHECK(m == NULL);
+  ponder_error_get(err, NULL, &words);
+  snprintf(text, sizeof text, "%.*s", (int)words.size, words.data);
+  CHECK(strstr(text, "KV cache of f8_e4m3") != NULL);
+  ponder_error_destroy(err);
+  ponder_model_options_destroy(o);
+}
+
 typedef struct progress {
   uint64_t last, total;
   int calls, stop_at, backwards;
@@ -456,6 +473,7 @@ int main(int argc, char **argv) {
   RUN(loading_says_what_is_wrong);
   RUN(options_shape_the_model);
   RUN(kv_types_take_what_they_say);
+  RUN(kv_types_of_other_devices_are_refused);
   RUN(progress_counts_up_to_the_total_on_the_loading_thread);
   RUN(progress_can_stop_the_load_at_any_call);
   RUN(text_becomes_tokens_and_text_again);

@@ -19,6 +19,8 @@ const char* kv_type_name(int32_t type) {
       return "f16";
     case PONDER_KV_Q8_0:
       return "q8_0";
+    case PONDER_KV_F8_E4M3:
+      return "f8_e4m3";
     default:
       return "auto";
   }

@@ -13,11 +13,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::array<std::pair<const char*, int32_t>, 5> kKvTypes = {{{"auto", PONDER_KV_AUTO},
-                                                                      {"f32", PONDER_KV_F32},
-                                                                      {"bf16", PONDER_KV_BF16},
-                                                                      {"f16", PONDER_KV_F16},
-                                                                      {"q8_0", PONDER_KV_Q8_0}}};
+constexpr std::array<std::pair<const char*, int32_t>, 6> kKvTypes = {
+    {{"auto", PONDER_KV_AUTO},
+     {"f32", PONDER_KV_F32},
+     {"bf16", PONDER_KV_BF16},
+     {"f16", PONDER_KV_F16},
+     {"q8_0", PONDER_KV_Q8_0},
+     {"f8_e4m3", PONDER_KV_F8_E4M3}}};
 
 int32_t show_load_progress(void*, uint64_t done, uint64_t total) {
   if (total > 0) {
@@ -86,9 +88,10 @@ void ModelArguments::add_options(CLI::App& app) {
                  "Longest sequence in tokens; 0: as the model was trained, memory permitting")
       ->capture_default_str()
       ->group(group);
-  app.add_option("--kv-type", kv_type, "Number type of the KV cache: auto, f32, bf16, f16, q8_0")
+  app.add_option("--kv-type", kv_type,
+                 "Number type of the KV cache: auto, f32, bf16, f16, q8_0, f8_e4m3 (GPUs only)")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "f32", "bf16", "f16", "q8_0"}))
+      ->check(CLI::IsMember({"auto", "f32", "bf16", "f16", "q8_0", "f8_e4m3"}))
       ->group(group);
   app.add_option(
          "--expert-bytes", expert_bytes,

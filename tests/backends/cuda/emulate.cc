@@ -1,5 +1,6 @@
 #include "tests/backends/cuda/emulate.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -9,6 +10,8 @@
 #include <map>
 #include <memory>
 #include <vector>
+
+#include "tests/backends/cuda/emulated_runtime.h"
 
 #undef threadIdx
 #undef blockIdx
@@ -28,16 +31,28 @@ struct Barrier {
   uint64_t passed = 0;
 };
 
+// A copy under way: the thread's, not yet done.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t group;
+};
+
+// Lives as long as the program and runs one thread of one block after the other. Switching by
+// _longjmp takes no system call, as swapcontext does.
 struct Fiber {
-  ucontext_t context;
+  jmp_buf place;
   std::unique_ptr<char[]> stack;
+  bool started = false;
   bool done = false;
+  std::vector<Copy> copies;
+  size_t groups = 0;
 };
 
 struct Block {
   std::vector<Fiber> fibers;
   unsigned threads = 0, current = 0;
-  ucontext_t scheduler;
+  jmp_buf scheduler;
   const std::function<void()>* body = nullptr;
   Barrier all;
   Barrier warps[kMostThreads / 32];
@@ -49,12 +64,31 @@ struct Block {
 Block block;
 std::map<const void*, Invoke> kernels;
 
+// From the running fiber to run_block, and from there to a fiber.
+[[gnu::noinline]] void leave_fiber() {
+  if (_setjmp(block.fibers[block.current].place) == 0) _longjmp(block.scheduler, 1);
+}
 void enter() {
-  (*block.body)();
-  Fiber& self = block.fibers[block.current];
-  self.done = true;
-  block.steps_without_news = 0;
-  swapcontext(&self.context, &block.scheduler);
+  for (;;) {
+    (*block.body)();
+    block.fibers[block.current].done = true;
+    block.steps_without_news = 0;
+    leave_fiber();
+  }
+}
+[[gnu::noinline]] void go_on_in_fiber() {
+  Fiber& fiber = block.fibers[block.current];
+  if (_setjmp(block.scheduler) != 0) return;
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
+  fiber.stack = std::make_unique<char[]>(kStack);
+  ucontext_t first;
+  getcontext(&first);
+  first.uc_stack.ss_sp = fiber.stack.get();
+  first.uc_stack.ss_size = kStack;
+  first.uc_link = nullptr;
+  makecontext(&first, enter, 0);
+  setcontext(&first);
 }
 
 void wait(Barrier& barrier, unsigned members) {
@@ -65,10 +99,9 @@ void wait(Barrier& barrier, unsigned members) {
     ++barrier.passed;
     return;
   }
-  const unsigned self = block.current;
   while (barrier.passed == before) {
     ++block.steps_without_news;
-    swapcontext(&block.fibers[self].context, &block.scheduler);
+    leave_fiber();
   }
   block.steps_without_news = 0;
 }
@@ -83,11 +116,7 @@ void run_block() {
   for (unsigned i = 0; i < block.threads; ++i) {
     Fiber& fiber = block.fibers[i];
     fiber.done = false;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStack;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, enter, 0);
+    fiber.copies.clear();
   }
   block.steps_without_news = 0;
   std::fill(block.shared.begin(), block.shared.end(), uint4{~0u, ~0u, ~0u, ~0u});
@@ -98,7 +127,7 @@ void run_block() {
       left = true;
       block.current = i;
       place.thread = dim3(i);
-      swapcontext(&block.scheduler, &block.fibers[i].context);
+      go_on_in_fiber();
     }
     if (block.steps_without_news > 4 * uint64_t{kMostThreads}) {
       std::fprintf(stderr, "emulated kernel: threads of a block wait for different things\n");
@@ -114,9 +143,12 @@ Invoke invoke_of(const void* kernel) { return kernels.at(kernel); }
 char* dynamic_shared() { return reinterpret_cast<char*>(block.shared.data()); }
 
 void run(dim3 grid, unsigned threads, int64_t shared_bytes, const std::function<void()>& body) {
-  while (block.fibers.size() < threads) {
-    block.fibers.emplace_back().stack = std::make_unique<char[]>(kStack);
+  if (shared_bytes > faults.shared_memory) {
+    std::fprintf(stderr, "emulated kernel: %lld bytes of shared memory for a block\n",
+                 static_cast<long long>(shared_bytes));
+    std::abort();
   }
+  if (block.fibers.empty()) block.fibers = std::vector<Fiber>(kMostThreads);
   block.threads = threads;
   block.body = &body;
   block.shared.resize(static_cast<size_t>(shared_bytes + 15) / 16);
@@ -128,6 +160,24 @@ void run(dim3 grid, unsigned threads, int64_t shared_bytes, const std::function<
       run_block();
     }
   }
+}
+
+void copy_later(void* to, const void* from) {
+  Fiber& self = block.fibers[block.current];
+  self.copies.push_back({to, from, self.groups});
+}
+void commit_copies() { ++block.fibers[block.current].groups; }
+void finish_copies(size_t but_groups) {
+  Fiber& self = block.fibers[block.current];
+  std::erase_if(self.copies, [&](const Copy& copy) {
+    if (copy.group + but_groups >= self.groups) return false;
+    if (copy.from != nullptr) {
+      std::memcpy(copy.to, copy.from, 16);
+    } else {
+      std::memset(copy.to, 0, 16);
+    }
+    return true;
+  });
 }
 
 void block_barrier() { wait(block.all, block.threads); }

@@ -139,6 +139,6 @@ Status Device::check(absl::string_view) { return queue_.take_failure(); }
 void enqueue(Stream s, const LaunchShape& shape, std::span<const Argument> arguments) {
   static_cast<Device*>(s)->queue().add(shape, arguments);
 }
-int64_t shared_memory_limit(Stream) { return 227 << 10; }
+int64_t shared_memory_limit(Stream) { return emulation::faults.shared_memory; }
 
 }  // namespace ponder::cuda

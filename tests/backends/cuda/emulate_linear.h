@@ -1,0 +1,63 @@
+// What simt_linear.cuh and the kernels of matrix products use of CUDA, for the CPU; after
+// emulate.h.
+#pragma once
+
+#include "tests/backends/cuda/emulate.h"
+
+inline int __dp4a(int a, int b, int sum) {
+  for (int i = 0; i < 4; ++i)
+    sum += static_cast<int8_t>(a >> (8 * i)) * static_cast<int8_t>(b >> (8 * i));
+  return sum;
+}
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t chosen) {
+  const uint64_t both = low | uint64_t{high} << 32;
+  uint32_t out = 0;
+  for (int i = 0; i < 4; ++i) {
+    out |= static_cast<uint32_t>(both >> (8 * (chosen >> (4 * i) & 7)) & 255) << (8 * i);
+  }
+  return out;
+}
+inline int __popc(uint32_t v) { return std::popcount(v); }
+inline uint32_t __ballot_sync(unsigned, bool mine) {
+  uint32_t all[32], out = 0;
+  const uint32_t bit = mine;
+  ponder::cuda::emulation::gather(&bit, 1, all);
+  for (int i = 0; i < 32; ++i) out |= all[i] << i;
+  return out;
+}
+
+namespace ponder::cuda {
+
+// As PTX's mma.m16n8k16 and mma.m16n8k32 of signed bytes: kWords runs of 16 inputs.
+template <int kWords>
+void mma_bytes(int32_t (&d)[4], const uint32_t (&a)[2 * kWords], const uint32_t (&b)[kWords],
+               int32_t start) {
+  constexpr unsigned kAll = 3 * kWords;
+  uint32_t mine[kAll], all[32 * kAll];
+  for (unsigned i = 0; i < 2 * kWords; ++i) mine[i] = a[i];
+  for (unsigned i = 0; i < kWords; ++i) mine[2 * kWords + i] = b[i];
+  emulation::gather(mine, kAll, all);
+  const unsigned lane = threadIdx.x % 32;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = lane / 4 + 8 * (i / 2), column = lane % 4 * 2 + i % 2;
+    d[i] = start;
+    for (unsigned k = 0; k < 4 * kWords; ++k) {
+      const uint32_t left = all[kAll * (row % 8 * 4 + k % 4) + row / 8 + 2 * (k / 4)];
+      const uint32_t right = all[kAll * (column * 4 + k % 4) + 2 * kWords + k / 4];
+      d[i] = __dp4a(static_cast<int>(left), static_cast<int>(right), d[i]);
+    }
+  }
+}
+inline void mma_s8(int32_t (&d)[4], const uint32_t (&a)[2], uint32_t b, int32_t start) {
+  mma_bytes<1>(d, a, {b}, start);
+}
+inline void mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int32_t start) {
+  mma_bytes<2>(d, a, b, start);
+}
+
+template <typename T>
+T load_once(const T* p) {
+  return *p;
+}
+
+}  // namespace ponder::cuda

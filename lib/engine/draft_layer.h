@@ -92,7 +92,10 @@ class LayerDrafter final : public Drafter {
  public:
   explicit LayerDrafter(DraftLayer* layer) : layer_(layer) {}
   Moment moment() const override { return Moment::kInStep; }
-  void ask(std::span<const int32_t>, int32_t) override { tokens_.clear(); }
+  bool ask(std::span<const int32_t>, int32_t count) override {
+    tokens_.clear();
+    return count > 0;
+  }
   void deliver(size_t text_size, std::span<const int32_t> tokens) override;
   double seconds_each() const override { return layer_->seconds_each(); }
   DraftRecord* record() override { return layer_->record(); }

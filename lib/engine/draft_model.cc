@@ -45,14 +45,15 @@ void ModelDrafter::settle_job() {
   timeline_.reset();  // its room is for others
 }
 
-void ModelDrafter::ask(std::span<const int32_t> text, int32_t count) {
+bool ModelDrafter::ask(std::span<const int32_t> text, int32_t count) {
   settle_job();
-  if (closed_ || (job_ != nullptr && job_->state == DraftSink::State::kUnderWay)) return;
+  if (closed_) return false;
+  if (job_ != nullptr && job_->state == DraftSink::State::kUnderWay) return true;
   job_.reset();
   if (!can_read(text)) {
     closed_ = true;
     timeline_.reset();
-    return;
+    return false;
   }
   const size_t read = std::min(common_prefix(text, timeline_->tokens),
                                static_cast<size_t>(timeline_->table.size()));
@@ -71,6 +72,7 @@ void ModelDrafter::ask(std::span<const int32_t> text, int32_t count) {
   model_->engine().submit(std::move(sequence), {text.begin(), text.end()});
   job_ = std::move(job);
   job_text_ = text.size();
+  return true;
 }
 
 bool ModelDrafter::working() {

@@ -30,7 +30,7 @@ class ModelDrafter final : public Drafter {
   ~ModelDrafter() override;
 
   Moment moment() const override { return Moment::kBetween; }
-  void ask(std::span<const int32_t> text, int32_t count) override;
+  bool ask(std::span<const int32_t> text, int32_t count) override;
   bool working() override;
   double seconds_each() const override;
   DraftRecord* record() override;

@@ -1,6 +1,7 @@
 #include "lib/engine/draft_planner.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace ponder::engine {
 namespace {
@@ -50,11 +51,15 @@ bool DraftPlanner::prepare(Running running, int64_t budget) {
   }
   if (!due.empty()) {
     const std::vector<int32_t> counts = worth(due, deciding, 0, budget - deciding);
+    const bool allowed = trial_.allowed();
     for (size_t i = 0; i < due.size(); ++i) {
       *culprit_ = due[i];
       const std::vector<int32_t>& text = due[i]->timeline->tokens;
-      if (counts[i] > 0) due[i]->speculating.drafter->ask(text, counts[i]);
-      due[i]->speculating.considered = text.size();
+      Speculating& own = due[i]->speculating;
+      if (counts[i] > 0 && (allowed || own.always) && own.drafter->ask(text, counts[i])) {
+        work_ = std::max(work_, DraftTrial::Work::kReading);
+      }
+      own.considered = text.size();
     }
     *culprit_ = nullptr;
   }
@@ -64,7 +69,12 @@ bool DraftPlanner::prepare(Running running, int64_t budget) {
     s->speculating.waits = s->speculating.drafter->working();
     some |= s->speculating.waits;
   }
+  if (some) work_ = DraftTrial::Work::kDrafting;
   return some;
+}
+
+void DraftPlanner::record_round(int32_t texts, size_t tokens, double seconds) {
+  trial_.record(texts, tokens, seconds, std::exchange(work_, DraftTrial::Work::kNone));
 }
 
 std::vector<int32_t> DraftPlanner::ask_in_step(std::span<Sequence* const> deciding,

@@ -29,6 +29,11 @@ class DraftPlanner {
   // A step of `rows` took so long, and nobody's prompt was in it.
   void record_step(int32_t rows, double seconds) { times_.record(rows, seconds); }
 
+  // A step came `seconds` after the last one, and nobody's prompt was in either.
+  void record_round(int32_t texts, size_t tokens, double seconds);
+  // What came before the next step is no round.
+  void skip_round() { work_ = DraftTrial::Work::kNone; }
+
   // Sets Speculating::waits of all; true: of some. The lock is not held: drafts may be another
   // engine's work. A step has at most `budget` rows.
   bool prepare(Running running, int64_t budget);
@@ -49,6 +54,8 @@ class DraftPlanner {
   int64_t vocabulary_;
   Sequence** culprit_;
   StepTimes times_;
+  DraftTrial trial_;  // of drafters of the moment kBetween
+  DraftTrial::Work work_ = DraftTrial::Work::kNone;  // in this round
 };
 
 }  // namespace ponder::engine

@@ -28,8 +28,9 @@ class Drafter {
   virtual Moment moment() const { return Moment::kAtOnce; }
 
   // Of kInStep and kBetween: up to `count` tokens, at least one, are wanted after `text` (kInStep:
-  // after what the step adds to it). What was made for an earlier text is forgotten.
-  virtual void ask(std::span<const int32_t> /*text*/, int32_t /*count*/) {}
+  // after what the step adds to it). What was made for an earlier text is forgotten. False: nobody
+  // works for it.
+  virtual bool ask(std::span<const int32_t> /*text*/, int32_t /*count*/) { return false; }
   // Tokens that were asked for will be there if the text waits.
   virtual bool working() { return false; }
   // kInStep: the step's draft pass made these for the text that will then have `text_size` tokens.

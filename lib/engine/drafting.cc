@@ -11,6 +11,10 @@ namespace {
 constexpr double kFade = 0.96;
 constexpr double kPriorWeight = 1;
 constexpr double kWorthwhile = 1.03;  // drafting must promise this much more: clocks are not exact
+// Long enough that a round which the system held up decides nothing alone.
+constexpr int32_t kTrialRounds = 8;
+constexpr int32_t kTrialsBetweenLooks = 64;
+constexpr double kRest = 40;  // after a trial that lost, so many times what it took
 
 }  // namespace
 
@@ -71,6 +75,36 @@ int32_t StepTimes::reach() const {
   int32_t largest = kMaxRows;
   while (largest > 0 && !known(largest)) --largest;
   return std::min(largest + std::max(1, largest / 4), kMaxRows);
+}
+
+void DraftTrial::rest(double seconds) {
+  rest_ = seconds;
+  rested_ = 0;
+}
+
+void DraftTrial::record(int32_t texts, size_t tokens, double seconds, Work work) {
+  if (texts < 1 || tokens == 0 || !(seconds > 0)) return;
+  if (work == Work::kNone) {
+    without_.record(texts, seconds);
+    rested_ += seconds;
+    return;
+  }
+  const double round = without_.seconds(texts);
+  const double instead = round * static_cast<double>(tokens) / texts;
+  spent_ += seconds;
+  if (work == Work::kReading) return;
+  seconds_ += seconds;
+  instead_ += instead;
+  if (++rounds_ < kTrialRounds) return;
+  if (instead_ > seconds_ * kWorthwhile) {
+    // From time to time a few rounds without: what they take changes.
+    if (++won_ % kTrialsBetweenLooks == 0) rest(kTrialRounds * round);
+  } else {
+    won_ = 0;
+    rest(spent_ * kRest);
+  }
+  spent_ = seconds_ = instead_ = 0;
+  rounds_ = 0;
 }
 
 std::vector<int32_t> plan_drafts(std::span<const DraftCandidate> candidates, int32_t rows,

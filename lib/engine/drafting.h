@@ -77,6 +77,35 @@ class StepTimes {
   uint64_t steps_ = 0;
 };
 
+// Whether drafts that somebody works for between the steps pay, by trying. Rounds, from one step's
+// end to the next one's, are compared with those without, in tokens per second of all that passes:
+// also what no estimate sees, such as the change of models and cold caches. A trial that lost is
+// followed by a rest of many times what it took, the reading of the text included: whatever a
+// drafter costs, one that never pays takes a small share of the time. Rounds without are believed
+// to be rather too fast than too slow (settle): on a noisy machine a small gain goes unused.
+class DraftTrial {
+ public:
+  // What the drafters did in a round.
+  enum class Work { kNone, kReading, kDrafting };
+
+  // Whether drafts may be asked for now. Never before it is known what is without them.
+  bool allowed() const { return rested_ >= rest_ && without_.seconds(1) > 0; }
+  // A round of `texts` texts gave so many tokens.
+  void record(int32_t texts, size_t tokens, double seconds, Work work);
+
+ private:
+  void rest(double seconds);
+
+  StepTimes without_;  // rounds without drafts, by the number of texts
+  double rest_ = 0, rested_ = 0;  // seconds from the last trial to the next, and how many are over
+  // The trial under way.
+  double spent_ = 0;    // seconds, reading included
+  double seconds_ = 0;  // of rounds with drafts
+  double instead_ = 0;  // what their tokens would have taken
+  int32_t rounds_ = 0;
+  int32_t won_ = 0;  // trials one after the other
+};
+
 // One sequence that could have drafted tokens in the next step.
 struct DraftCandidate {
   int32_t most = 0;  // so many, at most kMaxDraft

@@ -159,7 +159,10 @@ Engine::Progress Engine::run_slice() {
     abandon(absl::InternalError("an unexpected exception stopped the step"));
   }
   busy_s_ += absl::ToDoubleSeconds(absl::Now() - slice_began_);
-  if (progress == Progress::kIdle) taken_busy_s_ = busy_s_;
+  if (progress == Progress::kIdle) {
+    taken_busy_s_ = busy_s_;
+    round_began_ = absl::InfinitePast();
+  }
   return progress;
 }
 
@@ -169,6 +172,8 @@ double Engine::take_busy() {
 }
 
 Engine::Progress Engine::run_slice_or_throw() {
+  // Asked between any two slices of another model, so this comes before all else.
+  if (active_.load() == 0 && running_.empty() && waiting_.empty() && !step_) return Progress::kIdle;
   {
     absl::MutexLock lock(&mu_);
     waiting_.reserve(waiting_.size() + newcomers_.size());
@@ -588,10 +593,16 @@ void Engine::commit() {
       decode_rows_ += decoded;
       const double drafting = step.drafting ? draft_layer_->seconds() : 0;
       drafts_.record_step(static_cast<int32_t>(step.tokens.size()), busy - drafting);
+      if (round_began_ != absl::InfinitePast()) {
+        drafts_.record_round(static_cast<int32_t>(decoding), decoded,
+                             absl::ToDoubleSeconds(now - round_began_));
+      }
     } else if (decoding == 0) {
       prefill_s_ += seconds;
       prefill_rows_ += step.tokens.size();
     }
+    drafts_.skip_round();
+    round_began_ = decoding == step.items.size() ? now : absl::InfinitePast();
     measure_drafts(step, busy);
   }
   step_.reset();
@@ -709,6 +720,8 @@ void Engine::fail(Sequence* s, const Status& status) {
 
 void Engine::abandon(const Status& failure) {
   take_busy();  // no measure of anything
+  round_began_ = absl::InfinitePast();
+  drafts_.skip_round();
   if (step_) {
     for (Item& item : step_->items) fail(item.sequence, failure);
   } else {

@@ -206,6 +206,7 @@ class Engine {
   double us_per_row_ = 0;  // of one layer, as measured
   uint64_t steps_ = 0;
   absl::Time slice_began_;
+  absl::Time round_began_ = absl::InfinitePast();  // the last step's end, if it only generated
   double busy_s_ = 0, taken_busy_s_ = 0;  // in slices before this one, and of that accounted for
   DraftPlanner drafts_;
   std::unique_ptr<DraftLayer> draft_layer_;  // null: none was loaded

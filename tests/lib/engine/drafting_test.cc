@@ -150,6 +150,79 @@ TEST(Drafting, IsNotTakenInByAStepThatSeemedSlow) {
   EXPECT_EQ(plan_drafts(std::vector<DraftCandidate>{{8, &bad, 0}}, 1, times, 8)[0], 0);
 }
 
+// A machine on which a round takes 10 ms and one with drafts `with` ms, that a drafter works for
+// whenever it is allowed to; reading the text takes another 5 rounds of 20 ms each time.
+struct TrialRun {
+  double share = 0;  // of the rounds, with drafts
+  double speed = 0;  // of what is without
+};
+TrialRun try_drafts(double with, size_t tokens, int rounds) {
+  DraftTrial trial;
+  double seconds = 0, given = 0, drafted = 0;
+  int reading = 0;
+  for (int i = 0; i < rounds; ++i) {
+    auto work = DraftTrial::Work::kNone;
+    double round = 0.010;
+    if (trial.allowed()) {
+      work = reading < 5 ? DraftTrial::Work::kReading : DraftTrial::Work::kDrafting;
+      round = reading++ < 5 ? 0.020 : with;
+    } else {
+      reading = 0;
+    }
+    const size_t n = work == DraftTrial::Work::kDrafting ? tokens : 1;
+    trial.record(1, n, round, work);
+    seconds += round;
+    given += static_cast<double>(n);
+    drafted += work == DraftTrial::Work::kDrafting ? 1 : 0;
+  }
+  return {drafted / rounds, given / seconds / 100};
+}
+
+TEST(DraftTrial, WhatLosesTakesASmallShareOfTheTime) {
+  for (const double with : {0.0105, 0.015, 0.030, 0.5}) {
+    const TrialRun ran = try_drafts(with, 1, 20000);
+    EXPECT_GT(ran.speed, 0.95) << with;
+    EXPECT_LT(ran.share, 0.025) << with;
+    EXPECT_GT(ran.share, 0) << with;
+  }
+  EXPECT_LT(try_drafts(0.030, 1, 20000).share, 0.01);
+}
+
+TEST(DraftTrial, WhatWinsIsNotHeldUp) {
+  const TrialRun ran = try_drafts(0.020, 4, 20000);
+  EXPECT_GT(ran.share, 0.95);
+  EXPECT_GT(ran.speed, 1.9);
+}
+
+TEST(DraftTrial, BeginsOnlyWhereItHasSomethingToCompareWith) {
+  DraftTrial trial;
+  EXPECT_FALSE(trial.allowed());
+  trial.record(0, 1, 0.01, DraftTrial::Work::kNone);
+  trial.record(1, 0, 0.01, DraftTrial::Work::kNone);
+  trial.record(1, 1, 0, DraftTrial::Work::kNone);
+  EXPECT_FALSE(trial.allowed());
+  trial.record(3, 3, 0.01, DraftTrial::Work::kNone);
+  EXPECT_TRUE(trial.allowed());
+}
+
+// The number of texts changes all the time.
+TEST(DraftTrial, ComparesWithTheSameNumberOfTexts) {
+  DraftTrial trial;
+  for (int texts = 1; texts <= 4; ++texts) {
+    trial.record(texts, static_cast<size_t>(texts), 0.008 + 0.002 * texts,
+                 DraftTrial::Work::kNone);
+  }
+  for (int i = 0; i < 7; ++i) {
+    const int texts = 1 + i % 4;
+    trial.record(texts, static_cast<size_t>(2 * texts), 0.015, DraftTrial::Work::kDrafting);
+  }
+  EXPECT_TRUE(trial.allowed());
+  trial.record(1, 2, 0.015, DraftTrial::Work::kDrafting);
+  EXPECT_TRUE(trial.allowed()) << "twice the tokens in half as much time again";
+  for (int i = 0; i < 8; ++i) trial.record(4, 4, 0.018, DraftTrial::Work::kDrafting);
+  EXPECT_FALSE(trial.allowed());
+}
+
 TEST(StepTimes, InterpolatesForgetsAndIgnoresNonsense) {
   StepTimes times;
   EXPECT_EQ(times.seconds(3), 0);

@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "lib/engine/drafter.h"
 #include "lib/engine/engine.h"
 #include "lib/engine/needs.h"
@@ -82,7 +84,10 @@ class Scrambled {
 class Recorder final : public Drafter {
  public:
   Moment moment() const override { return Moment::kInStep; }
-  void ask(std::span<const int32_t>, int32_t count) override { asked += count > 0 ? 1 : 0; }
+  bool ask(std::span<const int32_t>, int32_t count) override {
+    asked += count > 0 ? 1 : 0;
+    return count > 0;
+  }
   void deliver(size_t text_size, std::span<const int32_t> tokens) override {
     if (tokens.empty()) return;
     delivered.emplace_back(text_size, std::vector<int32_t>(tokens.begin(), tokens.end()));
@@ -425,6 +430,70 @@ TEST(DraftModel, OfOtherWeightsIsLeftAloneAndTheTextIsTheSame) {
   const uint64_t before = wrong->stats().steps;
   for (int i = 0; i < 5; ++i) EXPECT_EQ(run(model, real).script, expected.script);
   EXPECT_LT(wrong->stats().steps - before, 40u);
+}
+
+// Knows the text, but takes its time over each word, and says that words cost nothing.
+class Slow final : public Drafter {
+ public:
+  explicit Slow(std::vector<int32_t> text) : text_(std::move(text)) {}
+  Moment moment() const override { return Moment::kBetween; }
+  bool ask(std::span<const int32_t> text, int32_t count) override {
+    ++asked;
+    size_ = text.size();
+    count_ = count;
+    ready_ = absl::Now() + absl::Milliseconds(30);
+    return true;
+  }
+  bool working() override { return absl::Now() < ready_; }
+  int32_t propose(std::span<const int32_t> text, int32_t, std::vector<int32_t>* draft) override {
+    draft->clear();
+    if (text.size() != size_) return 0;
+    for (size_t i = size_; i < text_.size() && std::ssize(*draft) < count_; ++i) {
+      draft->push_back(text_[i]);
+    }
+    return 0;
+  }
+
+  int asked = 0;
+
+ private:
+  std::vector<int32_t> text_;
+  size_t size_ = 0;
+  int32_t count_ = 0;
+  absl::Time ready_ = absl::InfinitePast();
+};
+
+TEST(DraftModel, ThatIsAlwaysRightButNeverPaysIsHardlyAsked) {
+  const auto model = load(make_runtime());
+  Request request = tokens_request(longest_case().prompt);
+  request.max_tokens = 800;
+  request.ignore_eos = true;
+  const Outcome expected = run(model, request);
+  int asked = 0;
+  for (int i = 0; i < 3; ++i) {  // what one text showed holds for the next ones
+    const auto slow = std::make_shared<Slow>(whole_text(request, expected));
+    request.drafter = slow;
+    EXPECT_EQ(run(model, request).script, expected.script);
+    asked += slow->asked;
+  }
+  EXPECT_GT(asked, 0);
+  EXPECT_LT(asked, 50) << "of 2400 tokens";
+}
+
+// The same model again: its drafts are right and take as long as the text itself.
+TEST(DraftModel, ThatIsAsLargeAsTheModelHardlyRuns) {
+  const auto runtime = make_runtime();
+  const auto model = load(runtime), same = load(runtime);
+  Request request = tokens_request(longest_case().prompt);
+  request.max_tokens = 800;
+  request.ignore_eos = true;
+  const Outcome expected = run(model, request);
+  Request real = with_model(request, same);
+  real.always_draft = false;
+  EXPECT_EQ(run(model, real).script, expected.script);
+  const uint64_t before = same->stats().steps;
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(run(model, real).script, expected.script);
+  EXPECT_LT(same->stats().steps - before, 800u) << "for 3200 tokens";
 }
 
 TEST(DraftModel, ManyTextsAtATimeSayWhatEachSaysAlone) {

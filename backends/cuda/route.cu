@@ -11,7 +11,7 @@ constexpr int kLanes = 32;
 
 // The index of the largest of values[0, n), of equals the lower; what is NaN was chosen before. All
 // lanes get it. n is at least 1, and not all are NaN.
-__device__ int best_of(const double* values, int n, double* best_values, int* best_indices) {
+__device__ inline int best_of(const double* values, int n, double* best_values, int* best_indices) {
   const int lane = static_cast<int>(threadIdx.x);
   int best = -1;
   for (int i = lane; i < n; i += kLanes) {

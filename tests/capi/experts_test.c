@@ -191,12 +191,14 @@ static void a_budget_below_one_expert_is_refused(void) {
   ponder_error *err = NULL;
   ponder_status code;
   ponder_str words;
+  char text[600];
   CHECK_OK(ponder_runtime_create(NULL, &rt, NULL));
   CHECK_OK(ponder_model_options_create(&mo));
   CHECK_OK(ponder_model_options_set_expert_bytes(mo, 1000));
   CHECK_STATUS(ponder_model_load(rt, MIXTURE, mo, &m, &err), PONDER_ERR_OUT_OF_MEMORY);
   ponder_error_get(err, &code, &words);
-  CHECK(words.size > 20 && strstr(words.data, "1000") != NULL);
+  snprintf(text, sizeof text, "%.*s", (int)words.size, words.data);
+  CHECK(words.size > 20 && strstr(text, "1000") != NULL);
   ponder_error_destroy(err);
   ponder_model_options_destroy(mo);
   ponder_runtime_release(rt);

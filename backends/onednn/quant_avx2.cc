@@ -28,8 +28,9 @@ template <int kRun>
 struct Dot {
   void start(int32_t first) { sum = _mm256_set1_epi32(first); }
   void open() { part = _mm256_setzero_si256(); }
+  // Pinned: GCC would add steps in pairs first, and run out of registers.
   void step(__m256i q, __m256i x) {
-    part = _mm256_add_epi16(part, _mm256_maddubs_epi16(q, x));
+    part = i_pin(_mm256_add_epi16(part, _mm256_maddubs_epi16(q, x)));
   }
   void close() {
     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(part, _mm256_set1_epi16(1)));
@@ -45,7 +46,7 @@ struct Dot<0> {
   void step(__m256i q, __m256i x) {
     const __m256i w = _mm256_xor_si256(q, _mm256_set1_epi8(-128));
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    sum = i_pin(_mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))));
   }
   void close() {}
   __m256i sum;

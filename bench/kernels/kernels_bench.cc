@@ -27,7 +27,7 @@ BackendContext context() {
   return c;
 }
 
-std::unique_ptr<Backend> backend(cpu::Isa isa = cpu::Isa::kAvx512Bf16, bool use_onednn = true) {
+std::unique_ptr<Backend> backend(cpu::Isa isa = cpu::detect_isa(), bool use_onednn = true) {
   return std::move(make_onednn_backend(context(), isa, use_onednn)).value();
 }
 
@@ -150,11 +150,11 @@ void rows(benchmark::internal::Benchmark* b) {
   b->UseRealTime()->Unit(benchmark::kMillisecond)->ArgName("rows");
   for (int64_t m : {1, 2, 4, 8, 16, 64, 512}) b->Arg(m);
 }
-BENCHMARK_CAPTURE(layer, bf16, DType::kBF16, Precision::kAuto, cpu::Isa::kAvx512Bf16)->Apply(rows);
-BENCHMARK_CAPTURE(layer, bf16_as_f32, DType::kBF16, Precision::kF32, cpu::Isa::kAvx512Bf16)
+BENCHMARK_CAPTURE(layer, bf16, DType::kBF16, Precision::kAuto, cpu::detect_isa())->Apply(rows);
+BENCHMARK_CAPTURE(layer, bf16_as_f32, DType::kBF16, Precision::kF32, cpu::detect_isa())
     ->Apply(rows);
-BENCHMARK_CAPTURE(layer, f16, DType::kF16, Precision::kAuto, cpu::Isa::kAvx512Bf16)->Apply(rows);
-BENCHMARK_CAPTURE(layer, f32, DType::kF32, Precision::kAuto, cpu::Isa::kAvx512Bf16)->Apply(rows);
+BENCHMARK_CAPTURE(layer, f16, DType::kF16, Precision::kAuto, cpu::detect_isa())->Apply(rows);
+BENCHMARK_CAPTURE(layer, f32, DType::kF32, Precision::kAuto, cpu::detect_isa())->Apply(rows);
 BENCHMARK_CAPTURE(layer, bf16_avx2, DType::kBF16, Precision::kAuto, cpu::Isa::kAvx2)->Apply(rows);
 BENCHMARK_CAPTURE(layer, bf16_portable, DType::kBF16, Precision::kAuto, cpu::Isa::kPortable)
     ->UseRealTime()
@@ -166,7 +166,7 @@ BENCHMARK_CAPTURE(layer, bf16_portable, DType::kBF16, Precision::kAuto, cpu::Isa
 // One product alone: to set beside onednn_matmul (onednn_bench.cc).
 void linear(benchmark::State& state, bool use_onednn) {
   const Weights w =
-      pack(backend(cpu::Isa::kAvx512Bf16, use_onednn), {{state.range(1), state.range(2)}},
+      pack(backend(cpu::detect_isa(), use_onednn), {{state.range(1), state.range(2)}},
            DType::kBF16, Precision::kAuto, state.range(0) == 1 ? 8 : 1);
   run_linears(state, w, state.range(0), 1);
 }
@@ -185,7 +185,7 @@ void quant_rows(benchmark::internal::Benchmark* b) {
   for (int64_t m : {1, 2, 8, 32, 512}) b->Arg(m);
 }
 #define PONDER_QUANT_LAYER(name, dtype) \
-  BENCHMARK_CAPTURE(layer, name, dtype, Precision::kAuto, cpu::Isa::kAvx512Bf16)->Apply(quant_rows)
+  BENCHMARK_CAPTURE(layer, name, dtype, Precision::kAuto, cpu::detect_isa())->Apply(quant_rows)
 PONDER_QUANT_LAYER(q8_0, DType::kQ8_0);
 PONDER_QUANT_LAYER(q4_0, DType::kQ4_0);
 PONDER_QUANT_LAYER(q4_1, DType::kQ4_1);

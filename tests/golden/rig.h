@@ -23,12 +23,13 @@
 #include "lib/format/model_files.h"
 #include "lib/format/safetensors.h"
 #include "lib/models/registry.h"
+#include "tests/paths/paths.h"
 
 namespace ponder {
 
 namespace fs = std::filesystem;
 
-inline const fs::path kOracle = fs::path(PONDER_SHARED_DIR) / "oracle";
+inline const fs::path kOracle = fs::path(kSharedDir) / "oracle";
 
 // Hands everything on to another backend and keeps what the routers chose.
 class RoutingSpy : public Backend {

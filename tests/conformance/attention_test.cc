@@ -74,7 +74,6 @@ TEST_P(AttentionConformance, RowsDependOnTheirOwnKeysOnlyBitForBit) {
       SCOPED_TRACE(absl::StrCat("H ", heads.h, " E ", heads.e, " ", dtype_name(dtype)));
       constexpr int64_t kTokens = 600;
       const Timeline timeline(heads, kTokens, 1), other(heads, kTokens, 50);
-      const auto width = static_cast<size_t>(heads.h * heads.e);
       // The whole prompt in one step.
       std::vector<int32_t> pages;
       Cache whole_cache(four, heads, dtype, 20);
@@ -84,20 +83,8 @@ TEST_P(AttentionConformance, RowsDependOnTheirOwnKeysOnlyBitForBit) {
       for (const Machine* machine : {&one, &four}) {
         for (const bool beside : {false, true}) {
           Cache cache(*machine, heads, dtype, 60);
-          std::vector<int32_t> mine, others;
-          int64_t at = 0;
-          for (int64_t rows : {1, 2, 30, 31, 97, 200, 1, 1, 100, 133, 1, 1, 1, 1}) {
-            std::vector<Cache::Piece> pieces;
-            if (beside) pieces.push_back({&other, &others, at, rows});
-            pieces.push_back({&timeline, &mine, at, rows});
-            const auto out = cache.step(pieces);
-            const float* got = out.data() + (beside ? static_cast<size_t>(rows) * width : 0);
-            ASSERT_TRUE(same_bits(got, whole.data() + static_cast<size_t>(at) * width,
-                                  static_cast<size_t>(rows) * width))
-                << "rows " << at << " to " << at + rows << (beside ? " beside another" : " alone");
-            at += rows;
-          }
-          ASSERT_EQ(at, kTokens);
+          expect_the_same_in_parts(cache, timeline, beside ? &other : nullptr, 0,
+                                   {1, 2, 30, 31, 97, 200, 1, 1, 100, 133, 1, 1, 1, 1}, whole);
         }
       }
     }

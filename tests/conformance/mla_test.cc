@@ -147,28 +147,15 @@ TEST_P(MlaConformance, RowsDependOnTheirOwnKeysOnlyBitForBit) {
       const auto up_one = one->pack_mla(weights.whole(DType::kBF16), PackOptions{});
       ASSERT_TRUE(up_four.ok() && up_one.ok());
       const Timeline timeline(s, kTokens, 1), other(s, kTokens, 50);
-      const auto width = static_cast<size_t>(s.h * s.u);
       std::vector<int32_t> pages;
       Cache whole_cache(four, up_four->get(), s, dtype, 24);
       const auto whole = whole_cache.step({{&timeline, &pages, 0, kTokens}});
       for (const Machine* machine : {&one, &four}) {
         for (const bool beside : {false, true}) {
           Cache cache(*machine, (machine == &one ? up_one : up_four)->get(), s, dtype, 60);
-          std::vector<int32_t> mine, others;
-          int64_t at = 0;
-          for (int64_t rows :
-               {1, 2, 29, 31, 32, 66, 200, 1, 1, 33, 166, 5, 7, 121, 1, 1, 1, 1, 1}) {
-            std::vector<Cache::Piece> pieces;
-            if (beside) pieces.push_back({&other, &others, at, rows});
-            pieces.push_back({&timeline, &mine, at, rows});
-            const auto out = cache.step(pieces);
-            const float* got = out.data() + (beside ? static_cast<size_t>(rows) * width : 0);
-            ASSERT_TRUE(same_bits(got, whole.data() + static_cast<size_t>(at) * width,
-                                  static_cast<size_t>(rows) * width))
-                << "rows " << at << " to " << at + rows << (beside ? " beside another" : " alone");
-            at += rows;
-          }
-          ASSERT_EQ(at, kTokens);
+          expect_the_same_in_parts(
+              cache, timeline, beside ? &other : nullptr, 0,
+              {1, 2, 29, 31, 32, 66, 200, 1, 1, 33, 166, 5, 7, 121, 1, 1, 1, 1, 1}, whole);
         }
       }
     }

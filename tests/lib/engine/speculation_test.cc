@@ -133,9 +133,7 @@ TEST(Speculation, OtherArchitecturesSayWhatTheySayWithoutIt) {
 
 TEST(Speculation, CountsWhatItDraftedAndWhatWasRight) {
   const auto model = load(make_runtime());
-  Request request = tokens_request(longest_case().prompt);
-  request.max_tokens = 41;
-  request.ignore_eos = true;
+  Request request = exactly(41, longest_case().prompt);
   GenerationStats stats;
   const std::vector<int32_t> text = whole_text(request, run(model, request, &stats));
   EXPECT_EQ(stats.drafted_tokens, 0u);
@@ -205,9 +203,7 @@ TEST(Speculation, ManyTextsAtATimeSayWhatEachSaysAlone) {
 }
 
 TEST(Speculation, PreemptedTextsStillSayTheSame) {
-  Request request = tokens_request(longest_case().prompt);
-  request.max_tokens = 150;
-  request.ignore_eos = true;
+  Request request = exactly(150, longest_case().prompt);
   const auto roomy = load(make_runtime());
   const Outcome expected = run(roomy, request);
   ModelOptions options;

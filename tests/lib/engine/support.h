@@ -127,6 +127,14 @@ inline Request tokens_request(std::vector<int32_t> tokens) {
   return request;
 }
 
+// For just so many tokens, whatever they are.
+inline Request exactly(uint32_t count, std::vector<int32_t> tokens) {
+  Request request = tokens_request(std::move(tokens));
+  request.max_tokens = count;
+  request.ignore_eos = true;
+  return request;
+}
+
 struct GoldenCase {
   std::vector<int32_t> prompt, greedy;
   std::vector<double> margins;

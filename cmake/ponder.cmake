@@ -95,10 +95,8 @@ function(ponder_test name)
   endif()
   add_executable(${name} ${arg_SOURCES})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/include)
-  target_compile_definitions(${name} PRIVATE
-    PONDER_SOURCE_DIR="${PROJECT_SOURCE_DIR}" PONDER_SHARED_DIR="${PROJECT_SOURCE_DIR}/../shared")
   target_link_libraries(${name} PRIVATE
-    ${deps} ponder_absl GTest::gtest_main GTest::gtest Threads::Threads ponder_flags)
+    ${deps} ponder_test_paths ponder_absl GTest::gtest_main GTest::gtest Threads::Threads ponder_flags)
   # A test that finds its data absent says so and counts as skipped, not as passed.
   set(properties TIMEOUT ${arg_TIMEOUT} SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
   if(arg_WHOLE)
@@ -123,9 +121,7 @@ function(ponder_c_test name)
   endif()
   add_executable(${name} ${arg_SOURCES})
   set_target_properties(${name} PROPERTIES C_STANDARD 99 C_STANDARD_REQUIRED ON)
-  target_compile_definitions(${name} PRIVATE
-    PONDER_SOURCE_DIR="${PROJECT_SOURCE_DIR}" PONDER_SHARED_DIR="${PROJECT_SOURCE_DIR}/../shared")
-  target_link_libraries(${name} PRIVATE ponder ponder_flags Threads::Threads m)
+  target_link_libraries(${name} PRIVATE ponder ponder_test_paths ponder_flags Threads::Threads m)
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}")
   set_property(GLOBAL APPEND PROPERTY PONDER_TEST_TARGETS ${name})

@@ -191,6 +191,7 @@ build() ( # name variant
   launcher=()
   if command -v ccache >/dev/null; then
     launcher=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+    export CCACHE_BASEDIR=$work CCACHE_NOHASHDIR=1  # its name is new every time
   fi
   begin=$(date +%s)
   say "$1 $version ($2): building with $jobs jobs, log in $log"

@@ -37,6 +37,7 @@ for option in "$@"; do
     *) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
   esac
 done
+[ $sanitizers = 0 ] || packages+=(ccache)  # what clones and presets compile alike is kept
 
 say() { printf '%s\n' "setup: $*" >&2; }
 

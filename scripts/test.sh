@@ -29,6 +29,8 @@ fi
 if command -v ccache >/dev/null; then
   export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
   export CMAKE_CUDA_COMPILER_LAUNCHER=ccache
+  # What another clone or another preset compiled alike is found again.
+  export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 fi
 jobs=${PONDER_JOBS:-$(nproc)}
 passed=0 failed=0 skipped=0

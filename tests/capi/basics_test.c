@@ -150,9 +150,9 @@ static void every_function_refuses_null_handles(void) {
   CHECK_INVALID(ponder_model_options_set_precision(NULL, PONDER_PRECISION_AUTO));
   CHECK_INVALID(ponder_model_options_set_progress(NULL, no_progress, NULL));
   CHECK_INVALID(ponder_model_options_set_hint(NULL, "a", "b"));
-  CHECK_INVALID(ponder_model_load(NULL, MODEL_PATH, NULL, &m, NULL));
+  CHECK_INVALID(ponder_model_load(NULL, kCountdownModel, NULL, &m, NULL));
   CHECK_INVALID(ponder_model_load_io(NULL, &io, sizeof io, NULL, &m, NULL));
-  CHECK_INVALID(ponder_model_examine(NULL, MODEL_PATH, NULL, &needs, sizeof needs, NULL));
+  CHECK_INVALID(ponder_model_examine(NULL, kCountdownModel, NULL, &needs, sizeof needs, NULL));
   CHECK_INVALID(ponder_model_get_info(NULL, &info, sizeof info));
   CHECK_INVALID(ponder_model_get_template(NULL, &text));
   CHECK_INVALID(ponder_model_tokenize(NULL, "a", 1, 0, &token, &size));
@@ -160,10 +160,10 @@ static void every_function_refuses_null_handles(void) {
   CHECK_INVALID(ponder_model_get_token_text(NULL, 0, &byte, &size));
   CHECK_INVALID(ponder_model_score(NULL, &token, 1, 0, &number, NULL, NULL, NULL));
   CHECK_INVALID(ponder_quantize(NULL, "/tmp/x", "q8_0", NULL, 1, NULL, NULL, NULL));
-  CHECK_INVALID(ponder_quantize(MODEL_PATH, NULL, "q8_0", NULL, 1, NULL, NULL, NULL));
-  CHECK_INVALID(ponder_quantize(MODEL_PATH, "/tmp/x", NULL, NULL, 1, NULL, NULL, NULL));
+  CHECK_INVALID(ponder_quantize(kCountdownModel, NULL, "q8_0", NULL, 1, NULL, NULL, NULL));
+  CHECK_INVALID(ponder_quantize(kCountdownModel, "/tmp/x", NULL, NULL, 1, NULL, NULL, NULL));
   CHECK_INVALID(
-      ponder_calibrate(NULL, MODEL_PATH, NULL, "a", 1, "/tmp/x", no_progress, NULL, NULL));
+      ponder_calibrate(NULL, kCountdownModel, NULL, "a", 1, "/tmp/x", no_progress, NULL, NULL));
   CHECK_INVALID(ponder_model_get_stats(NULL, &stats, sizeof stats));
 
   CHECK_INVALID(ponder_chat_create(NULL));
@@ -219,9 +219,9 @@ static void every_function_refuses_null_results(void) {
   REQUIRE_OK(ponder_runtime_create(NULL, &rt, &err), err);
   CHECK_INVALID(ponder_runtime_get_device(rt, 0, NULL, sizeof(ponder_device_info)));
   CHECK_INVALID(ponder_runtime_next_ready(rt, NULL));
-  CHECK_INVALID(ponder_model_load(rt, MODEL_PATH, NULL, NULL, NULL));
+  CHECK_INVALID(ponder_model_load(rt, kCountdownModel, NULL, NULL, NULL));
   CHECK_INVALID(ponder_model_examine(rt, NULL, NULL, &needs, sizeof needs, NULL));
-  CHECK_INVALID(ponder_model_examine(rt, MODEL_PATH, NULL, NULL, sizeof needs, NULL));
+  CHECK_INVALID(ponder_model_examine(rt, kCountdownModel, NULL, NULL, sizeof needs, NULL));
   CHECK_STATUS(ponder_model_examine(rt, "/no/such\nfolder", NULL, &needs, sizeof needs, &err),
                PONDER_ERR_NOT_FOUND);
   ponder_error_destroy(err);

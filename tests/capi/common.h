@@ -8,8 +8,8 @@
 #include <unistd.h>
 
 #include "tests/capi/harness.h"
+#include "tests/paths/paths.h"
 
-#define MODEL_PATH PONDER_SOURCE_DIR "/models/countdown"
 #define EOS 308 /* of the countdown model */
 #define THOUGHT_CLOSE 312
 
@@ -173,10 +173,11 @@ static MAYBE_UNUSED int shared_begin(void) {
   if (st == PONDER_OK) st = ponder_runtime_create(ro, &shared_runtime, &err);
   if (st == PONDER_OK) st = ponder_model_options_create(&mo);
   if (st == PONDER_OK) st = ponder_model_options_set_precision(mo, PONDER_PRECISION_F32);
-  if (st == PONDER_OK) st = ponder_model_load(shared_runtime, MODEL_PATH, mo, &shared_model, &err);
+  if (st == PONDER_OK)
+    st = ponder_model_load(shared_runtime, kCountdownModel, mo, &shared_model, &err);
   ponder_model_options_destroy(mo);
   ponder_runtime_options_destroy(ro);
-  return harness_ok(__FILE__, __LINE__, "loading " MODEL_PATH, st, err);
+  return harness_ok(__FILE__, __LINE__, "loading the shipped model", st, err);
 }
 static MAYBE_UNUSED void shared_end(void) {
   ponder_model_release(shared_model);

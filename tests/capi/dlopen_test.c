@@ -66,7 +66,7 @@ static void use(api *a) {
   ponder_status st;
   int finished = 0;
   CHECK(a->runtime_create(NULL, &rt, NULL) == PONDER_OK);
-  CHECK(a->model_load(rt, MODEL_PATH, NULL, &m, NULL) == PONDER_OK);
+  CHECK(a->model_load(rt, kCountdownModel, NULL, &m, NULL) == PONDER_OK);
   CHECK(a->session_create(m, &s, NULL) == PONDER_OK);
   CHECK(a->request_create(&r) == PONDER_OK);
   CHECK(a->request_set_text(r, "I need 22", PONDER_STRLEN, 0) == PONDER_OK);

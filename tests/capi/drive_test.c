@@ -20,7 +20,7 @@ static int make_world(world *w, int32_t drive, const ponder_thread_pool *pool, s
   st = ponder_runtime_create(ro, &w->rt, &err);
   CHECK_OK(ponder_model_options_create(&mo));
   CHECK_OK(ponder_model_options_set_precision(mo, PONDER_PRECISION_F32));
-  if (st == PONDER_OK) st = ponder_model_load(w->rt, MODEL_PATH, mo, &w->m, &err);
+  if (st == PONDER_OK) st = ponder_model_load(w->rt, kCountdownModel, mo, &w->m, &err);
   ponder_model_options_destroy(mo);
   ponder_runtime_options_destroy(ro);
   return harness_ok(__FILE__, __LINE__, "making a runtime with a model", st, err);

@@ -5,7 +5,6 @@
 
 #include "tests/capi/common.h"
 
-#define MIXTURE PONDER_SHARED_DIR "/oracle/A/dsv3-fp8"
 #define WANTED 24
 
 /* ---- the host's services ------------------------------------------------------------------------
@@ -38,7 +37,7 @@ static void host_free(void *user, void *p, size_t size, size_t align) {
 }
 static int open_file(const char *name) {
   char path[4096];
-  snprintf(path, sizeof path, "%s/%s", MIXTURE, name);
+  snprintf(path, sizeof path, "%s/%s", kMixtureModel, name);
   return open(path, O_RDONLY);
 }
 static ponder_status host_size(void *user, const char *name, uint64_t *size) {
@@ -99,7 +98,7 @@ static int load(loaded *l, uint64_t expert_bytes, int with_io) {
   CHECK_OK(ponder_model_options_set_kv_bytes(mo, 4 << 20));
   CHECK_OK(ponder_model_options_set_expert_bytes(mo, expert_bytes));
   st = with_io ? ponder_model_load_io(l->runtime, &io, sizeof io, mo, &l->model, &err)
-               : ponder_model_load(l->runtime, MIXTURE, mo, &l->model, &err);
+               : ponder_model_load(l->runtime, kMixtureModel, mo, &l->model, &err);
   ponder_model_options_destroy(mo);
   if (st != PONDER_OK) harness_status(__FILE__, __LINE__, "load", st, PONDER_OK);
   ponder_error_destroy(err);
@@ -195,7 +194,7 @@ static void a_budget_below_one_expert_is_refused(void) {
   CHECK_OK(ponder_runtime_create(NULL, &rt, NULL));
   CHECK_OK(ponder_model_options_create(&mo));
   CHECK_OK(ponder_model_options_set_expert_bytes(mo, 1000));
-  CHECK_STATUS(ponder_model_load(rt, MIXTURE, mo, &m, &err), PONDER_ERR_OUT_OF_MEMORY);
+  CHECK_STATUS(ponder_model_load(rt, kMixtureModel, mo, &m, &err), PONDER_ERR_OUT_OF_MEMORY);
   ponder_error_get(err, &code, &words);
   snprintf(text, sizeof text, "%.*s", (int)words.size, words.data);
   CHECK(words.size > 20 && strstr(text, "1000") != NULL);
@@ -248,8 +247,8 @@ static void a_disk_that_fails_ends_the_step_and_nothing_else(void) {
 int main(int argc, char **argv) {
   struct stat info;
   harness_begin(argc, argv);
-  if (stat(MIXTURE, &info) != 0) {
-    printf("# no reference data at %s\n", MIXTURE);
+  if (stat(kMixtureModel, &info) != 0) {
+    printf("# no reference data at %s\n", kMixtureModel);
     return 77;
   }
   RUN(a_budget_changes_the_memory_and_not_the_text);

@@ -60,7 +60,7 @@ static ponder_status load_and_answer(memory *m, transcript *t) {
   CHECK_OK(ponder_runtime_options_set_threads(ro, 1));
   CHECK_OK(ponder_runtime_options_set_allocator(ro, &table, sizeof table));
   st = ponder_runtime_create(ro, &rt, &err);
-  if (st == PONDER_OK) st = ponder_model_load(rt, MODEL_PATH, NULL, &model, &err);
+  if (st == PONDER_OK) st = ponder_model_load(rt, kCountdownModel, NULL, &model, &err);
   if (st == PONDER_OK) st = ponder_session_create(model, &s, &err);
   if (st == PONDER_OK) st = ponder_session_submit(s, r, &g, &err);
   if (st == PONDER_OK) {
@@ -142,7 +142,7 @@ static int read_files(void) {
     char path[1024];
     FILE *f;
     long size;
-    snprintf(path, sizeof path, "%s/%s", MODEL_PATH, files[i].name);
+    snprintf(path, sizeof path, "%s/%s", kCountdownModel, files[i].name);
     f = fopen(path, "rb");
     if (f == NULL || fseek(f, 0, SEEK_END) != 0 || (size = ftell(f)) < 0) return 0;
     rewind(f);
@@ -390,7 +390,7 @@ static void logs_are_lines_of_the_level_asked_for(void) {
     CHECK_OK(ponder_runtime_options_create(&ro));
     CHECK_OK(ponder_runtime_options_set_log(ro, write_log, &b, level));
     CHECK_OK(ponder_runtime_create(ro, &rt, NULL));
-    CHECK_OK(ponder_model_load(rt, MODEL_PATH, NULL, &m, NULL));
+    CHECK_OK(ponder_model_load(rt, kCountdownModel, NULL, &m, NULL));
     ponder_model_release(m);
     ponder_runtime_release(rt);
     ponder_runtime_options_destroy(ro);
@@ -402,7 +402,7 @@ static void logs_are_lines_of_the_level_asked_for(void) {
 int main(int argc, char **argv) {
   harness_begin(argc, argv);
   if (!read_files()) {
-    printf("not ok - %s cannot be read\n", MODEL_PATH);
+    printf("not ok - %s cannot be read\n", kCountdownModel);
     return 1;
   }
   RUN(the_host_s_memory_is_used_and_given_back);

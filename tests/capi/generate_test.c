@@ -123,7 +123,7 @@ static void a_generation_without_room_left_ends_with_length(void) {
   for (i = 0; i < 200; ++i) tokens[i] = 1 + i;
   CHECK_OK(ponder_model_options_create(&o));
   CHECK_OK(ponder_model_options_set_context(o, 64));
-  REQUIRE_OK(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, &err), err);
+  REQUIRE_OK(ponder_model_load(shared_runtime, kCountdownModel, o, &m, &err), err);
   CHECK_OK(ponder_session_create(m, &s, NULL));
   CHECK_OK(ponder_request_set_ignore_eos(r, 1));
   run_request(s, r, &t);
@@ -614,13 +614,13 @@ static void a_draft_model_changes_no_token(void) {
   CHECK_OK(ponder_request_set_draft_model(r, shared_model));
   CHECK_STATUS(ponder_session_submit(s, r, &g, NULL), PONDER_ERR_INVALID_ARGUMENT);
   CHECK_OK(ponder_runtime_create(NULL, &other_runtime, NULL));
-  CHECK_OK(ponder_model_load(other_runtime, MODEL_PATH, NULL, &draft, NULL));
+  CHECK_OK(ponder_model_load(other_runtime, kCountdownModel, NULL, &draft, NULL));
   CHECK_OK(ponder_request_set_draft_model(r, draft));
   ponder_model_release(draft);
   ponder_runtime_release(other_runtime);
   CHECK_STATUS(ponder_session_submit(s, r, &g, NULL), PONDER_ERR_INVALID_ARGUMENT);
 
-  CHECK_OK(ponder_model_load(shared_runtime, MODEL_PATH, NULL, &draft, NULL));
+  CHECK_OK(ponder_model_load(shared_runtime, kCountdownModel, NULL, &draft, NULL));
   CHECK_OK(ponder_request_set_draft_model(r, draft));
   run_request(s, r, &guessed);
   check_whole(&guessed);
@@ -646,7 +646,8 @@ static void a_draft_layer_is_refused_where_there_is_none(void) {
   ponder_str words;
   CHECK_OK(ponder_model_options_create(&o));
   CHECK_OK(ponder_model_options_set_draft_layer(o, 1));
-  CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, &err), PONDER_ERR_UNSUPPORTED);
+  CHECK_STATUS(ponder_model_load(shared_runtime, kCountdownModel, o, &m, &err),
+               PONDER_ERR_UNSUPPORTED);
   ponder_error_get(err, NULL, &words);
   CHECK(words.size > 40 && m == NULL);
   ponder_error_destroy(err);
@@ -655,7 +656,6 @@ static void a_draft_layer_is_refused_where_there_is_none(void) {
 
 /* Guesses by the checkpoint's own layer, with a checkpoint that has one. */
 static void a_draft_layer_changes_no_token(void) {
-  static const char folder[] = PONDER_SHARED_DIR "/oracle/A/dsv3-fp8";
   static const ponder_token prompt[] = {0, 11, 42, 99, 7, 12, 300, 41, 5};
   ponder_model_options *o = NULL;
   ponder_model *m = NULL;
@@ -664,13 +664,13 @@ static void a_draft_layer_changes_no_token(void) {
   ponder_model_info info;
   ponder_stats stats;
   transcript plain, guessed;
-  if (access(folder, R_OK) != 0) {
-    printf("# no reference data at %s\n", folder);
+  if (access(kMixtureModel, R_OK) != 0) {
+    printf("# no reference data at %s\n", kMixtureModel);
     return;
   }
   CHECK_OK(ponder_model_options_create(&o));
   CHECK_OK(ponder_model_options_set_draft_layer(o, 1));
-  CHECK_OK(ponder_model_load(shared_runtime, folder, o, &m, NULL));
+  CHECK_OK(ponder_model_load(shared_runtime, kMixtureModel, o, &m, NULL));
   CHECK_OK(ponder_model_get_info(m, &info, sizeof info));
   CHECK(info.has_draft_layer == 1 && info.layers == 3);
   CHECK_OK(ponder_session_create(m, &s, NULL));
@@ -926,7 +926,7 @@ static void misbehave(void *user) {
   n->submitted = ponder_session_submit(n->s, n->r, &g, NULL);
   n->truncated = ponder_session_truncate(n->s, 0);
   n->scored = ponder_model_score(shared_model, &token, 1, 0, NULL, NULL, NULL, NULL);
-  n->loaded = ponder_model_load(n->rt, MODEL_PATH, NULL, &m, NULL);
+  n->loaded = ponder_model_load(n->rt, kCountdownModel, NULL, &m, NULL);
   /* These are allowed. */
   ponder_generation_close_thought(n->g);
   ponder_generation_set_waker(n->g, misbehave, n);

@@ -21,7 +21,7 @@ static int make(set *x) {
   if (st == PONDER_OK) st = ponder_runtime_options_set_threads(o, 1);
   if (st == PONDER_OK) st = ponder_runtime_create(o, &x->rt, &err);
   ponder_runtime_options_destroy(o);
-  if (st == PONDER_OK) st = ponder_model_load(x->rt, MODEL_PATH, NULL, &x->m, &err);
+  if (st == PONDER_OK) st = ponder_model_load(x->rt, kCountdownModel, NULL, &x->m, &err);
   if (st == PONDER_OK) st = ponder_session_create(x->m, &x->s, &err);
   if (st == PONDER_OK) st = ponder_chat_create(&x->c);
   if (st == PONDER_OK)

@@ -76,7 +76,7 @@ static ponder_status attempt(int32_t drive) {
   if (st == PONDER_OK) st = ponder_runtime_options_set_threads(ro, 2);
   if (st == PONDER_OK) st = ponder_runtime_options_set_drive(ro, drive);
   if (st == PONDER_OK) st = ponder_runtime_create(ro, &rt, &err);
-  if (st == PONDER_OK) st = ponder_model_load(rt, MODEL_PATH, NULL, &m, &err);
+  if (st == PONDER_OK) st = ponder_model_load(rt, kCountdownModel, NULL, &m, &err);
   if (st == PONDER_OK) st = ponder_session_create(m, &s, &err);
   if (st == PONDER_OK) st = ponder_chat_create(&c);
   if (st == PONDER_OK)
@@ -88,7 +88,7 @@ static ponder_status attempt(int32_t drive) {
   if (st == PONDER_OK) st = ponder_request_set_logprobs(r, 2);
   if (st == PONDER_OK) st = ponder_request_set_speculation(r, PONDER_SPECULATION_NGRAM, 4);
   if (with_draft_model) {
-    if (st == PONDER_OK) st = ponder_model_load(rt, MODEL_PATH, NULL, &draft, &err);
+    if (st == PONDER_OK) st = ponder_model_load(rt, kCountdownModel, NULL, &draft, &err);
     if (st == PONDER_OK) st = ponder_request_set_draft_model(r, draft);
     if (st == PONDER_OK) st = ponder_request_set_speculation(r, PONDER_SPECULATION_DRAFT_MODEL, 4);
     ponder_model_release(draft);

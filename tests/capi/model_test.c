@@ -38,7 +38,8 @@ static void needs_are_those_of_the_loaded_model(void) {
   ponder_stats stats;
   CHECK_OK(ponder_model_options_create(&o));
   CHECK_OK(ponder_model_options_set_precision(o, PONDER_PRECISION_F32));
-  REQUIRE_OK(ponder_model_examine(shared_runtime, MODEL_PATH, o, &needs, sizeof needs, &err), err);
+  REQUIRE_OK(ponder_model_examine(shared_runtime, kCountdownModel, o, &needs, sizeof needs, &err),
+             err);
   CHECK_OK(ponder_model_get_info(shared_model, &info, sizeof info));
   CHECK_OK(ponder_model_get_stats(shared_model, &stats, sizeof stats));
   CHECK(needs.parameters == info.parameters && needs.weight_bytes == info.weight_bytes);
@@ -53,10 +54,10 @@ static void needs_are_those_of_the_loaded_model(void) {
   CHECK(needs.memory_total > needs.memory_free && needs.fits == PONDER_FITS_ALL);
   /* Experts of a model that has none may take what they like: it all stays, or does not fit. */
   CHECK_OK(ponder_model_options_set_expert_bytes(o, 1000));
-  CHECK_OK(ponder_model_examine(shared_runtime, MODEL_PATH, o, &needs, sizeof needs, NULL));
+  CHECK_OK(ponder_model_examine(shared_runtime, kCountdownModel, o, &needs, sizeof needs, NULL));
   CHECK(needs.fits == PONDER_FITS_ALL && needs.expert_budget == 0);
   CHECK_OK(ponder_model_options_set_device(o, 1000));
-  CHECK_STATUS(ponder_model_examine(shared_runtime, MODEL_PATH, o, &needs, sizeof needs, NULL),
+  CHECK_STATUS(ponder_model_examine(shared_runtime, kCountdownModel, o, &needs, sizeof needs, NULL),
                PONDER_ERR_NOT_FOUND);
   ponder_model_options_destroy(o);
 }
@@ -65,7 +66,9 @@ static void fingerprints_are_equal_for_equal_models(void) {
   ponder_model_info first, second;
   ponder_model *m = NULL;
   ponder_error *err = NULL;
-  REQUIRE_OK(ponder_model_load(shared_runtime, MODEL_PATH "/", NULL, &m, &err), err);
+  char path[600];
+  snprintf(path, sizeof path, "%s/", kCountdownModel);
+  REQUIRE_OK(ponder_model_load(shared_runtime, path, NULL, &m, &err), err);
   CHECK_OK(ponder_model_get_info(shared_model, &first, sizeof first));
   CHECK_OK(ponder_model_get_info(m, &second, sizeof second));
   CHECK(first.fingerprint.size == second.fingerprint.size &&
@@ -92,31 +95,35 @@ static void loading_says_what_is_wrong(void) {
   char text[700];
   CHECK_STATUS(ponder_model_load(shared_runtime, "/no/such/folder", NULL, &m, NULL),
                PONDER_ERR_NOT_FOUND);
-  CHECK_STATUS(ponder_model_load(shared_runtime, PONDER_SOURCE_DIR "/docs", NULL, &m, &err),
+  CHECK_STATUS(ponder_model_load(shared_runtime, kSourceDir, NULL, &m, &err),
                PONDER_ERR_NOT_FOUND); /* a folder without a model */
   ponder_error_get(err, NULL, &words);
   snprintf(text, sizeof text, "%.*s", (int)words.size, words.data);
   CHECK(strstr(text, "config.json") != NULL);
   ponder_error_destroy(err);
   CHECK(ponder_model_load(shared_runtime, "", NULL, &m, NULL) < 0);
-  CHECK(ponder_model_load(shared_runtime, MODEL_PATH "/config.json", NULL, &m, NULL) < 0);
+  snprintf(text, sizeof text, "%s/config.json", kCountdownModel);
+  CHECK(ponder_model_load(shared_runtime, text, NULL, &m, NULL) < 0);
 
   CHECK_OK(ponder_model_options_create(&o));
   CHECK_OK(ponder_model_options_set_device(o, 1000));
-  CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, NULL), PONDER_ERR_NOT_FOUND);
+  CHECK_STATUS(ponder_model_load(shared_runtime, kCountdownModel, o, &m, NULL),
+               PONDER_ERR_NOT_FOUND);
   CHECK_OK(ponder_model_options_set_device(o, 0));
   CHECK_OK(ponder_model_options_set_context(o, 2048)); /* trained for 1024 */
-  CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, NULL), PONDER_ERR_UNSUPPORTED);
+  CHECK_STATUS(ponder_model_load(shared_runtime, kCountdownModel, o, &m, NULL),
+               PONDER_ERR_UNSUPPORTED);
   CHECK_OK(ponder_model_options_set_context(o, 0));
   CHECK_OK(ponder_model_options_set_kv_bytes(o, 1000)); /* not one page */
-  CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, NULL),
+  CHECK_STATUS(ponder_model_load(shared_runtime, kCountdownModel, o, &m, NULL),
                PONDER_ERR_OUT_OF_MEMORY);
   CHECK_OK(ponder_model_options_set_kv_bytes(o, UINT64_MAX));
-  CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, NULL),
+  CHECK_STATUS(ponder_model_load(shared_runtime, kCountdownModel, o, &m, NULL),
                PONDER_ERR_OUT_OF_MEMORY);
   CHECK_OK(ponder_model_options_set_kv_bytes(o, 0));
   CHECK_OK(ponder_model_options_set_hint(o, "no_such_hint", "1"));
-  CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, &err), PONDER_ERR_NOT_FOUND);
+  CHECK_STATUS(ponder_model_load(shared_runtime, kCountdownModel, o, &m, &err),
+               PONDER_ERR_NOT_FOUND);
   ponder_error_get(err, NULL, &words);
   snprintf(text, sizeof text, "%.*s", (int)words.size, words.data);
   CHECK(strstr(text, "no_such_hint") != NULL);
@@ -134,7 +141,7 @@ static void options_shape_the_model(void) {
   CHECK_OK(ponder_model_options_set_context(o, 256));
   CHECK_OK(ponder_model_options_set_kv_bytes(o, 4 << 20));
   CHECK_OK(ponder_model_options_set_kv_type(o, PONDER_KV_F32));
-  REQUIRE_OK(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, &err), err);
+  REQUIRE_OK(ponder_model_load(shared_runtime, kCountdownModel, o, &m, &err), err);
   ponder_model_options_destroy(o);
   CHECK_OK(ponder_model_get_info(m, &info, sizeof info));
   CHECK(info.context == 256 && info.trained_context == 1024);
@@ -159,7 +166,7 @@ static void kv_types_take_what_they_say(void) {
     CHECK_OK(ponder_model_options_create(&o));
     CHECK_OK(ponder_model_options_set_context(o, 256));
     CHECK_OK(ponder_model_options_set_kv_type(o, kTypes[i].type));
-    REQUIRE_OK(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, &err), err);
+    REQUIRE_OK(ponder_model_load(shared_runtime, kCountdownModel, o, &m, &err), err);
     ponder_model_options_destroy(o);
     CHECK_OK(ponder_model_get_info(m, &info, sizeof info));
     CHECK(info.kv_type == kTypes[i].type);
@@ -177,7 +184,8 @@ static void kv_types_of_other_devices_are_refused(void) {
   char text[256];
   CHECK_OK(ponder_model_options_create(&o));
   CHECK_OK(ponder_model_options_set_kv_type(o, PONDER_KV_F8_E4M3));
-  CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, &err), PONDER_ERR_UNSUPPORTED);
+  CHECK_STATUS(ponder_model_load(shared_runtime, kCountdownModel, o, &m, &err),
+               PONDER_ERR_UNSUPPORTED);
   CHECK(m == NULL);
   ponder_error_get(err, NULL, &words);
   snprintf(text, sizeof text, "%.*s", (int)words.size, words.data);
@@ -207,7 +215,7 @@ static void progress_counts_up_to_the_total_on_the_loading_thread(void) {
   ponder_error *err = NULL;
   CHECK_OK(ponder_model_options_create(&o));
   CHECK_OK(ponder_model_options_set_progress(o, on_progress, &p));
-  REQUIRE_OK(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, &err), err);
+  REQUIRE_OK(ponder_model_load(shared_runtime, kCountdownModel, o, &m, &err), err);
   CHECK(p.calls >= 2 && !p.backwards);
   CHECK(p.total > 1000000 && p.last == p.total);
   CHECK(pthread_equal(p.thread, pthread_self()));
@@ -222,13 +230,14 @@ static void progress_can_stop_the_load_at_any_call(void) {
   int n, calls;
   CHECK_OK(ponder_model_options_create(&o));
   CHECK_OK(ponder_model_options_set_progress(o, on_progress, &p));
-  CHECK_OK(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, NULL));
+  CHECK_OK(ponder_model_load(shared_runtime, kCountdownModel, o, &m, NULL));
   ponder_model_release(m);
   calls = p.calls;
   for (n = 1; n <= calls; n += n < 8 ? 1 : calls / 8 + 1) {
     memset(&p, 0, sizeof p);
     p.stop_at = n;
-    CHECK_STATUS(ponder_model_load(shared_runtime, MODEL_PATH, o, &m, NULL), PONDER_ERR_CANCELLED);
+    CHECK_STATUS(ponder_model_load(shared_runtime, kCountdownModel, o, &m, NULL),
+                 PONDER_ERR_CANCELLED);
     CHECK(m == NULL && p.calls == n);
   }
   ponder_model_options_destroy(o);

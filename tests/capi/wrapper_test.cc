@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <utility>
 
+#include "tests/paths/paths.h"
+
 namespace {
 
 int failures = 0;
@@ -15,8 +17,6 @@ int failures = 0;
       ++failures;                                                   \
     }                                                               \
   } while (false)
-
-const char kModel[] = PONDER_SOURCE_DIR "/models/countdown";
 
 void errors_are_handed_over() {
   ponder::Runtime runtime;
@@ -49,7 +49,7 @@ void errors_are_thrown_where_that_is_possible() {
 #else
   // Kept, and told by the call that matters.
   ponder::Runtime runtime;
-  ponder::Model model = ponder::Model::load(runtime, kModel);
+  ponder::Model model = ponder::Model::load(runtime, kCountdownModel);
   CHECK(!model.info().has_draft_layer);
   ponder::Session session(model);
   ponder::Request request;
@@ -74,7 +74,7 @@ void a_model_thinks_and_answers() {
     ++reports;
     return done <= total;
   });
-  ponder::Model model = ponder::Model::load(runtime, kModel, options);
+  ponder::Model model = ponder::Model::load(runtime, kCountdownModel, options);
   CHECK(reports > 0);
   CHECK(model.info().vocabulary == 320);
   CHECK(!model.chat_template().empty());
@@ -122,7 +122,7 @@ void a_model_thinks_and_answers() {
 
 void handles_move_and_clean_up() {
   ponder::Runtime runtime;
-  ponder::Model model = ponder::Model::load(runtime, kModel);
+  ponder::Model model = ponder::Model::load(runtime, kCountdownModel);
   ponder::Model second = model.retain();
   ponder::Model moved = std::move(model);
   CHECK(!model && moved && second.get() == moved.get());
@@ -144,11 +144,11 @@ void progress_can_stop() {
   ponder::ModelOptions options;
   options.progress([](uint64_t, uint64_t) { return false; });
   ponder::Error error;
-  CHECK(!ponder::Model::load(runtime, kModel, options, &error));
+  CHECK(!ponder::Model::load(runtime, kCountdownModel, options, &error));
   CHECK(error.status() == PONDER_ERR_CANCELLED);
 #if defined(__cpp_exceptions)
   options.progress([](uint64_t, uint64_t) -> bool { throw 3; });
-  CHECK(!ponder::Model::load(runtime, kModel, options, &error));
+  CHECK(!ponder::Model::load(runtime, kCountdownModel, options, &error));
   CHECK(error.status() == PONDER_ERR_CANCELLED);
 #endif
 }

@@ -1,6 +1,6 @@
 #include <atomic>
 
-#include "tests/conformance/support.h"
+#include "tests/conformance/product_support.h"
 
 namespace ponder {
 namespace {
@@ -19,27 +19,7 @@ const Shape kShapes[] = {
 };
 const DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
 
-class LinearConformance : public Conformance {
- protected:
-  std::unique_ptr<PackedWeight> pack(const Machine& machine, std::span<const WeightData> parts,
-                                     Precision precision) {
-    auto packed = machine->pack_linear(parts, PackOptions{precision});
-    EXPECT_TRUE(packed.ok()) << packed.status();
-    return packed.ok() ? *std::move(packed) : nullptr;
-  }
-
-  std::vector<float> run(const Machine& machine, const PackedWeight* w, std::vector<float> x,
-                         int64_t m, std::vector<float>* bias = nullptr) {
-    std::vector<float> out(static_cast<size_t>(m * w->rows), NAN);
-    LinearParams p{};
-    p.x = view(x, {m, w->cols});
-    p.w = w;
-    if (bias != nullptr) p.bias = view(*bias, {w->rows});
-    p.out = view(out, {m, w->rows});
-    EXPECT_TRUE(machine->linear(p).ok());
-    return out;
-  }
-};
+class LinearConformance : public ProductConformance {};
 
 TEST_P(LinearConformance, AgreesWithTheReferenceForAllShapesAndTypes) {
   const Machine machine(GetParam(), 3);

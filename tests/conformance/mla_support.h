@@ -2,9 +2,7 @@
 // several timelines.
 #pragma once
 
-#include <numeric>
-
-#include "tests/conformance/support.h"
+#include "tests/conformance/paged_cache.h"
 
 namespace ponder::mla {
 
@@ -121,64 +119,20 @@ inline std::vector<float> expanded(const Weights& w, const Timeline& t, DType dt
 }
 
 // A cache of one layer on one machine, holding several timelines.
-class Cache {
+class Cache : public PagedCache<Timeline> {
  public:
   Cache(const Machine& machine, const PackedWeight* up, const Shape& s, DType dtype, int32_t pages)
-      : machine_(machine), up_(up), shape_(s) {
-    layer_.shape = KvShape{1, 1, s.r + s.p, 0};
-    auto layout = machine->kv_layout(layer_.shape, dtype);
-    EXPECT_TRUE(layout.ok()) << layout.status();
-    layer_.layout = *layout;
-    EXPECT_EQ(layer_.layout.page_bytes % 64, 0u);
-    // What was never written is NaN, and nobody may notice.
-    memory_ = machine.unwritten(static_cast<uint64_t>(pages) * layer_.layout.page_bytes);
-    layer_.base = memory_.as<std::byte>();
-    free_.resize(static_cast<size_t>(pages));
-    std::iota(free_.begin(), free_.end(), 0);
-    std::shuffle(free_.begin(), free_.end(), std::mt19937(9));
-  }
-
-  struct Piece {
-    const Timeline* timeline;
-    std::vector<int32_t>* pages;
-    int64_t first, rows;
-  };
+      : PagedCache(machine, KvShape{1, 1, s.r + s.p, 0}, dtype, pages), up_(up), shape_(s) {}
 
   // One step: the pieces' rows in one batch. Returns [rows, H * U].
   std::vector<float> step(const std::vector<Piece>& pieces, bool attend = true) {
     const Shape& s = shape_;
-    std::vector<float> q_nope, q_rope, latent, rope;
-    std::vector<int32_t> positions;
-    std::vector<SequenceSlice> slices;
-    for (const Piece& p : pieces) {
-      SequenceSlice slice;
-      slice.first_row = static_cast<int32_t>(positions.size());
-      slice.rows = static_cast<int32_t>(p.rows);
-      slice.first_position = static_cast<int32_t>(p.first);
-      while (static_cast<int64_t>(p.pages->size()) * layer_.layout.page_tokens < p.first + p.rows) {
-        p.pages->push_back(free_.back());
-        free_.pop_back();
-      }
-      slice.pages = *p.pages;
-      slices.push_back(slice);
-      for (int64_t r = 0; r < p.rows; ++r) {
-        positions.push_back(static_cast<int32_t>(p.first + r));
-      }
-      const auto append = [&](std::vector<float>& to, const std::vector<float>& from,
-                              int64_t width) {
-        to.insert(to.end(), from.begin() + p.first * width,
-                  from.begin() + (p.first + p.rows) * width);
-      };
-      append(q_nope, p.timeline->q_nope, s.h * s.n);
-      append(q_rope, p.timeline->q_rope, s.h * s.p);
-      append(latent, p.timeline->latent, s.r);
-      append(rope, p.timeline->rope, s.p);
-    }
-    const auto rows = static_cast<int64_t>(positions.size());
-    Batch batch;
-    batch.positions = positions;
-    batch.sequences = slices;
-    EXPECT_TRUE(machine_->begin_step(batch).ok());
+    std::vector<float> q_nope = gather(pieces, &Timeline::q_nope, s.h * s.n);
+    std::vector<float> q_rope = gather(pieces, &Timeline::q_rope, s.h * s.p);
+    std::vector<float> latent = gather(pieces, &Timeline::latent, s.r);
+    std::vector<float> rope = gather(pieces, &Timeline::rope, s.p);
+    const Batch& batch = begin(pieces);
+    const auto rows = static_cast<int64_t>(batch.positions.size());
     EXPECT_TRUE(
         machine_->mla_write({layer_, view(latent, {rows, s.r}), view(rope, {rows, s.p}), &batch})
             .ok());
@@ -196,15 +150,9 @@ class Cache {
     return out;
   }
 
-  const KvLayer& layer() const { return layer_; }
-
  private:
-  const Machine& machine_;
-  const PackedWeight* up_;
-  Shape shape_;
-  KvLayer layer_;
-  Buffer memory_;
-  std::vector<int32_t> free_;
+  const PackedWeight* const up_;
+  const Shape shape_;
 };
 
 }  // namespace ponder::mla

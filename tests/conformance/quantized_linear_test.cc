@@ -4,7 +4,7 @@
 #include <gmock/gmock.h>
 
 #include "lib/tensor/dequantize.h"
-#include "tests/conformance/support.h"
+#include "tests/conformance/product_support.h"
 #include "tests/lib/tensor/random_blocks.h"
 
 namespace ponder {
@@ -24,7 +24,7 @@ const Shape kOddShapes[] = {{1, 32, 64}, {3, 288, 70}, {66, 480, 64}, {9, 1440, 
 const Shape kRaggedShapes[] = {
     {1, 1, 1}, {2, 127, 129}, {3, 129, 64}, {65, 387, 200}, {5, 1029, 63}};
 
-class QuantizedLinearConformance : public Conformance {
+class QuantizedLinearConformance : public ProductConformance {
  protected:
   static WeightData make_blocks(const std::string& name, DType dtype, int64_t rows, int64_t cols) {
     auto bytes = std::make_shared<std::vector<uint8_t>>(1);  // an odd address
@@ -63,24 +63,6 @@ class QuantizedLinearConformance : public Conformance {
       EXPECT_TRUE(dequantize(w.dtype, w.data, w.elements(), values.data()).ok());
     }
     return values;
-  }
-
-  std::unique_ptr<PackedWeight> pack(const Machine& machine, std::span<const WeightData> parts,
-                                     Precision precision) {
-    auto packed = machine->pack_linear(parts, PackOptions{precision});
-    EXPECT_TRUE(packed.ok()) << packed.status();
-    return packed.ok() ? *std::move(packed) : nullptr;
-  }
-  std::vector<float> run(const Machine& machine, const PackedWeight* w, std::vector<float> x,
-                         int64_t m, std::vector<float>* bias = nullptr) {
-    std::vector<float> out(static_cast<size_t>(m * w->rows), NAN);
-    LinearParams p{};
-    p.x = view(x, {m, w->cols});
-    p.w = w;
-    if (bias != nullptr) p.bias = view(*bias, {w->rows});
-    p.out = view(out, {m, w->rows});
-    EXPECT_TRUE(machine->linear(p).ok());
-    return out;
   }
 
   // The activations that a product with weights of this type sees.

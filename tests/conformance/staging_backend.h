@@ -9,55 +9,16 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "lib/device/backend.h"
+#include "lib/device/forwarding_backend.h"
 
 namespace ponder {
 
-class StagingBackend final : public Backend {
+class StagingBackend final : public ForwardingBackend {
  public:
-  explicit StagingBackend(std::unique_ptr<Backend> to) : to_(std::move(to)) {}
+  explicit StagingBackend(std::unique_ptr<Backend> to)
+      : ForwardingBackend(to.get()), owned_(std::move(to)) {}
 
-  const DeviceInfo& info() const override { return to_->info(); }
-  Allocator* allocator() override { return to_->allocator(); }
-  StatusOr<std::unique_ptr<PackedWeight>> pack_linear(std::span<const WeightData> parts,
-                                                      const PackOptions& options) override {
-    return to_->pack_linear(parts, options);
-  }
-  StatusOr<std::unique_ptr<PackedWeight>> pack_table(const WeightData& table) override {
-    return to_->pack_table(table);
-  }
-  StatusOr<std::unique_ptr<PackedWeight>> pack_mla(const MlaUpWeights& up,
-                                                   const PackOptions& options) override {
-    return to_->pack_mla(up, options);
-  }
-  StatusOr<std::unique_ptr<PackedExperts>> pack_experts(std::unique_ptr<ExpertSource> source,
-                                                        const PackOptions& options) override {
-    return to_->pack_experts(std::move(source), options);
-  }
-  StatusOr<std::unique_ptr<ExpertCache>> make_expert_cache(uint64_t bytes) override {
-    return to_->make_expert_cache(bytes);
-  }
-  StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) const override {
-    return to_->kv_layout(shape, wanted);
-  }
-  DType default_kv_dtype(Precision precision) const override {
-    return to_->default_kv_dtype(precision);
-  }
-  DType default_latent_dtype(Precision precision) const override {
-    return to_->default_latent_dtype(precision);
-  }
-  Status upload(const void* host, void* device, uint64_t bytes) override {
-    return to_->upload(host, device, bytes);
-  }
-  Status download(const void* device, void* host, uint64_t bytes) override {
-    return to_->download(device, host, bytes);
-  }
-  Status copy_page(const KvLayer& cache, int32_t from, int32_t to) override {
-    return to_->copy_page(cache, from, to);
-  }
-  Status begin_step(const Batch& batch) override { return to_->begin_step(batch); }
-
-  Status embed(EmbedParams const& p) override { return run(&Backend::embed, p, &EmbedParams::out); }
+  Status embed(const EmbedParams& p) override { return run(&Backend::embed, p, &EmbedParams::out); }
   Status rms_norm(const RmsNormParams& p) override {
     return run(&Backend::rms_norm, p, &RmsNormParams::x, &RmsNormParams::weight,
                &RmsNormParams::out);
@@ -125,8 +86,8 @@ class StagingBackend final : public Backend {
         }
       }
       Copy made{t.data, bytes, {}};
-      PONDER_ASSIGN_OR_RETURN(made.device, Buffer::create(to_->allocator(), bytes, "a tensor"));
-      PONDER_RETURN_IF_ERROR(to_->upload(t.data, made.device.data(), bytes));
+      PONDER_ASSIGN_OR_RETURN(made.device, Buffer::create(to()->allocator(), bytes, "a tensor"));
+      PONDER_RETURN_IF_ERROR(to()->upload(t.data, made.device.data(), bytes));
       t.data = made.device.data();
       copies.push_back(std::move(made));
       return OkStatus();
@@ -134,14 +95,14 @@ class StagingBackend final : public Backend {
     Status status;
     ((status.ok() ? void(status = stage(p.*members)) : void()), ...);
     PONDER_RETURN_IF_ERROR(status);
-    status = (to_.get()->*op)(p);
+    status = (to()->*op)(p);
     for (Copy& c : copies) {
-      PONDER_RETURN_IF_ERROR(to_->download(c.device.data(), c.host, c.bytes));
+      PONDER_RETURN_IF_ERROR(to()->download(c.device.data(), c.host, c.bytes));
     }
     return status;
   }
 
-  std::unique_ptr<Backend> to_;
+  const std::unique_ptr<Backend> owned_;
 };
 
 }  // namespace ponder

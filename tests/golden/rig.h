@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "lib/base/json.h"
+#include "lib/device/forwarding_backend.h"
 #include "lib/device/placed_backend.h"
 #include "lib/device/registry.h"
 #include "lib/exec/exec.h"
@@ -23,17 +24,19 @@
 #include "lib/format/model_files.h"
 #include "lib/format/safetensors.h"
 #include "lib/models/registry.h"
+#include "tests/paths/paths.h"
 
 namespace ponder {
 
 namespace fs = std::filesystem;
 
-inline const fs::path kOracle = fs::path(PONDER_SHARED_DIR) / "oracle";
+inline const fs::path kOracle = fs::path(kSharedDir) / "oracle";
 
 // Hands everything on to another backend and keeps what the routers chose.
-class RoutingSpy : public Backend {
+class RoutingSpy final : public ForwardingBackend {
  public:
-  explicit RoutingSpy(std::unique_ptr<Backend> to) : to_(std::move(to)) {}
+  explicit RoutingSpy(std::unique_ptr<Backend> to)
+      : ForwardingBackend(to.get()), owned_(std::move(to)) {}
 
   struct Row {
     std::vector<int32_t> ids;
@@ -41,78 +44,23 @@ class RoutingSpy : public Backend {
   };
   std::vector<std::vector<Row>> routed;  // call by call, row by row
 
-  const DeviceInfo& info() const override { return to_->info(); }
-  Allocator* allocator() override { return to_->allocator(); }
-  Allocator* page_allocator(int layer) override { return to_->page_allocator(layer); }
-  StatusOr<std::unique_ptr<PackedWeight>> pack_linear(std::span<const WeightData> parts,
-                                                      const PackOptions& o) override {
-    return to_->pack_linear(parts, o);
-  }
-  StatusOr<std::unique_ptr<PackedWeight>> pack_table(const WeightData& table) override {
-    return to_->pack_table(table);
-  }
-  StatusOr<std::unique_ptr<PackedWeight>> pack_mla(const MlaUpWeights& up,
-                                                   const PackOptions& o) override {
-    return to_->pack_mla(up, o);
-  }
-  StatusOr<std::unique_ptr<PackedExperts>> pack_experts(std::unique_ptr<ExpertSource> source,
-                                                        const PackOptions& o) override {
-    return to_->pack_experts(std::move(source), o);
-  }
-  StatusOr<std::unique_ptr<ExpertCache>> make_expert_cache(uint64_t bytes) override {
-    return to_->make_expert_cache(bytes);
-  }
-  StatusOr<KvLayout> kv_layout(const KvShape& shape, DType wanted) const override {
-    return to_->kv_layout(shape, wanted);
-  }
-  DType default_kv_dtype(Precision p) const override { return to_->default_kv_dtype(p); }
-  Status upload(const void* host, void* device, uint64_t bytes) override {
-    return to_->upload(host, device, bytes);
-  }
-  Status download(const void* device, void* host, uint64_t bytes) override {
-    return to_->download(device, host, bytes);
-  }
-  Status copy_page(const KvLayer& cache, int32_t from, int32_t to) override {
-    return to_->copy_page(cache, from, to);
-  }
-  Status upload_between(const void* host, void* device, uint64_t bytes) override {
-    return to_->upload_between(host, device, bytes);
-  }
-  Status begin_step(const Batch& batch) override { return to_->begin_step(batch); }
-  Status start_slice(const Batch& batch, int index) override {
-    return to_->start_slice(batch, index);
-  }
-  Status end_slice() override { return to_->end_slice(); }
-  Status embed(const EmbedParams& p) override { return to_->embed(p); }
-  Status rms_norm(const RmsNormParams& p) override { return to_->rms_norm(p); }
-  Status linear(const LinearParams& p) override { return to_->linear(p); }
-  Status rope_table(const RopeTableParams& p) override { return to_->rope_table(p); }
-  Status rope(const RopeParams& p) override { return to_->rope(p); }
-  Status swiglu(const SwigluParams& p) override { return to_->swiglu(p); }
-  Status add(const AddParams& p) override { return to_->add(p); }
-  Status kv_write(const KvWriteParams& p) override { return to_->kv_write(p); }
-  Status attention(const AttentionParams& p) override { return to_->attention(p); }
-  Status gather_rows(const GatherRowsParams& p) override { return to_->gather_rows(p); }
-  Status mla_write(const MlaWriteParams& p) override { return to_->mla_write(p); }
-  Status mla_attention(const MlaAttentionParams& p) override { return to_->mla_attention(p); }
   Status route(const RouteParams& p) override {
-    PONDER_RETURN_IF_ERROR(to_->route(p));
+    PONDER_RETURN_IF_ERROR(to()->route(p));
     std::vector<Row>& rows = routed.emplace_back();
     for (int64_t t = 0; t < p.ids.dim[0]; ++t) {
       const auto k = static_cast<size_t>(p.ids.dim[1]);
       Row row{std::vector<int32_t>(k), std::vector<float>(k)};
       const auto* ids = static_cast<const int32_t*>(p.ids.data) + t * p.ids.stride[0];
       const float* weights = p.weights.f32() + t * p.weights.stride[0];
-      PONDER_RETURN_IF_ERROR(to_->download(ids, row.ids.data(), k * sizeof(int32_t)));
-      PONDER_RETURN_IF_ERROR(to_->download(weights, row.weights.data(), k * sizeof(float)));
+      PONDER_RETURN_IF_ERROR(to()->download(ids, row.ids.data(), k * sizeof(int32_t)));
+      PONDER_RETURN_IF_ERROR(to()->download(weights, row.weights.data(), k * sizeof(float)));
       rows.push_back(std::move(row));
     }
     return OkStatus();
   }
-  Status experts(const ExpertsParams& p) override { return to_->experts(p); }
 
  private:
-  std::unique_ptr<Backend> to_;
+  const std::unique_ptr<Backend> owned_;
 };
 
 // A model on a backend with its own pages, fed by hand: no engine.

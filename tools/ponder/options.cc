@@ -1,17 +1,14 @@
 #include "options.h"
 
-#include <unistd.h>
-
 #include <array>
 #include <chrono>
-#include <filesystem>
 #include <limits>
 #include <utility>
 
+#include "shipped_model.h"
+
 namespace ponder::tool {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr std::array<std::pair<const char*, int32_t>, 6> kKvTypes = {
     {{"auto", PONDER_KV_AUTO},
@@ -44,20 +41,6 @@ uint32_t find_device(const Runtime& runtime, const std::string& wanted) {
 }
 
 }  // namespace
-
-std::string shipped_model() {
-  std::error_code failed;
-  const fs::path self = fs::read_symlink("/proc/self/exe", failed);
-  if (!failed) {
-    const fs::path installed =
-        self.parent_path().parent_path() / PONDER_MODELS_FROM_PREFIX / "countdown";
-    if (fs::is_directory(installed, failed)) return installed.string();
-  }
-  const fs::path source = fs::path(PONDER_SOURCE_MODELS) / "countdown";
-  if (fs::is_directory(source, failed)) return source.string();
-  throw Failure("the shipped model is neither in ../" PONDER_MODELS_FROM_PREFIX
-                " beside this command nor in " PONDER_SOURCE_MODELS "; name a MODEL folder");
-}
 
 void Loaded::add_draft_model(Request& request) const {
   if (drafts.get() != nullptr) request.draft_model(drafts);

@@ -15,10 +15,6 @@
 
 namespace ponder::tool {
 
-// The folder of the model that is used when none is named: beside the installed command
-// (../share/ponder/models/countdown) or in the source tree the command was built from.
-std::string shipped_model();
-
 // A runtime and a model in it.
 struct Loaded {
   std::string path;

@@ -104,7 +104,6 @@ TEST(CudaAttention, RowsDependOnTheirOwnKeysOnlyBitForBit) {
       constexpr int64_t kBefore = 230, kTokens = 330;
       const auto timeline = timeline_of(heads, kTokens, 1, dtype);
       const auto other = timeline_of(heads, kTokens, 50, dtype);
-      const auto width = static_cast<size_t>(heads.h * heads.v());
       // All rows in one step.
       std::vector<int32_t> pages;
       Cache whole_cache(cuda, heads, dtype, 20);
@@ -113,21 +112,8 @@ TEST(CudaAttention, RowsDependOnTheirOwnKeysOnlyBitForBit) {
       // In uneven chunks, in a batch with another sequence; some rows one at a time.
       for (const bool beside : {false, true}) {
         Cache cache(cuda, heads, dtype, 60);
-        std::vector<int32_t> mine, others;
-        cache.step({{&timeline, &mine, 0, kBefore}, {&other, &others, 0, kBefore}}, false);
-        int64_t at = kBefore;
-        for (const int64_t rows : {1, 2, 22, 1, 1, 43, 28, 1, 1}) {
-          std::vector<Cache::Piece> pieces;
-          if (beside) pieces.push_back({&other, &others, at, rows});
-          pieces.push_back({&timeline, &mine, at, rows});
-          const auto out = cache.step(pieces);
-          const float* got = out.data() + (beside ? static_cast<size_t>(rows) * width : 0);
-          ASSERT_TRUE(same_bits(got, whole.data() + static_cast<size_t>(at - kBefore) * width,
-                                static_cast<size_t>(rows) * width))
-              << "rows " << at << " to " << at + rows << (beside ? " beside another" : " alone");
-          at += rows;
-        }
-        ASSERT_EQ(at, kTokens);
+        expect_the_same_in_parts(cache, timeline, beside ? &other : nullptr, kBefore,
+                                 {1, 2, 22, 1, 1, 43, 28, 1, 1}, whole);
       }
     }
   }

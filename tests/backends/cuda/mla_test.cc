@@ -160,28 +160,14 @@ TEST_F(CudaMla, RowsDependOnTheirOwnKeysOnlyBitForBit) {
       const auto up = cuda->pack_mla(weights.whole(DType::kBF16), PackOptions{});
       ASSERT_TRUE(up.ok());
       const Timeline timeline(s, kTokens, 1), other(s, kTokens, 50);
-      const auto width = static_cast<size_t>(s.h * s.u);
       std::vector<int32_t> pages;
       Cache whole_cache(cuda, up->get(), s, dtype, 24);
       whole_cache.step({{&timeline, &pages, 0, kBefore}}, false);
       const auto whole = whole_cache.step({{&timeline, &pages, kBefore, kTokens - kBefore}});
       for (const bool beside : {false, true}) {
         Cache cache(cuda, up->get(), s, dtype, 60);
-        std::vector<int32_t> mine, others;
-        cache.step({{&timeline, &mine, 0, kBefore}, {&other, &others, 0, kBefore}}, false);
-        int64_t at = kBefore;
-        for (const int64_t rows : {1, 2, 17, 1, 1, 1, 20, 16, 1}) {
-          std::vector<Cache::Piece> pieces;
-          if (beside) pieces.push_back({&other, &others, at, rows});
-          pieces.push_back({&timeline, &mine, at, rows});
-          const auto out = cache.step(pieces);
-          const float* got = out.data() + (beside ? static_cast<size_t>(rows) * width : 0);
-          ASSERT_TRUE(same_bits(got, whole.data() + static_cast<size_t>(at - kBefore) * width,
-                                static_cast<size_t>(rows) * width))
-              << "rows " << at << " to " << at + rows << (beside ? " beside another" : " alone");
-          at += rows;
-        }
-        ASSERT_EQ(at, kTokens);
+        expect_the_same_in_parts(cache, timeline, beside ? &other : nullptr, kBefore,
+                                 {1, 2, 17, 1, 1, 1, 20, 16, 1}, whole);
       }
     }
   }

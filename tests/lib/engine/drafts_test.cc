@@ -170,9 +170,7 @@ TEST_P(DraftLayerOf, GuessesFurtherFromItsOwnGuesses) {
   ModelOptions options = layered();
   options.precision = Precision::kF32;
   const auto model = load(make_runtime(), options, folder);
-  Request request = tokens_request(some_prompt(37));
-  request.max_tokens = 9;
-  request.ignore_eos = true;
+  Request request = exactly(9, some_prompt(37));
   const auto recorder = std::make_shared<Recorder>();
   request.drafter = recorder;
   request.always_draft = true;
@@ -254,9 +252,7 @@ TEST_P(DraftLayerOf, ManyTextsForksAndPreemptionsSayTheSame) {
   std::vector<Request> requests;
   std::vector<Outcome> expected;
   for (uint32_t i = 0; i < 6; ++i) {
-    Request request = tokens_request(some_prompt(30 + 11 * i));
-    request.max_tokens = 60;
-    request.ignore_eos = true;
+    Request request = exactly(60, some_prompt(30 + 11 * i));
     if (i % 2 == 1) request.temperature = 1.0f, request.seed = i;
     expected.push_back(run(plain, request));
     requests.push_back(i == 4 ? request : with_layer(request, 1 + i));
@@ -289,9 +285,7 @@ TEST_P(DraftLayerOf, ManyTextsForksAndPreemptionsSayTheSame) {
 TEST_P(DraftLayerOf, CancelAtAnySliceLeavesNothingBehind) {
   const auto runtime = make_runtime(true);
   const auto model = load(runtime, layered(), oracle(GetParam()));
-  Request request = tokens_request(some_prompt(20));
-  request.max_tokens = 12;
-  request.ignore_eos = true;
+  Request request = exactly(12, some_prompt(20));
   const Outcome plain = run(model, request);
   const auto session = Session::create(model).value();
   for (uint32_t slices = 0; slices < 48; ++slices) {
@@ -334,9 +328,7 @@ TEST_P(DraftLayerOf, IsCountedInWhatAModelNeeds) {
 // Guesses that are never right: after the first ones the layer is asked once in 128 steps.
 TEST_P(DraftLayerOf, IsLeftAloneWhenItIsNeverRight) {
   const auto model = load(make_runtime(), layered(), oracle(GetParam()));
-  Request request = tokens_request(some_prompt(20));
-  request.max_tokens = 700;
-  request.ignore_eos = true;
+  Request request = exactly(700, some_prompt(20));
   const Outcome plain = run(model, request);
   const auto recorder = std::make_shared<Recorder>();
   while (std::count(plain.tokens.begin(), plain.tokens.end(), ++recorder->wrong) > 0) {
@@ -398,9 +390,7 @@ TEST(DraftModel, OfTheSameWeightsIsAlwaysRightGreedily) {
     SCOPED_TRACE(folder);
     const auto runtime = make_runtime();
     const auto model = load(runtime, {}, folder), same = load(runtime, {}, folder);
-    Request request = tokens_request(some_prompt(40));
-    request.max_tokens = 101;
-    request.ignore_eos = true;
+    Request request = exactly(101, some_prompt(40));
     GenerationStats stats;
     const Outcome expected = run(model, request);
     EXPECT_EQ(run(model, with_model(request, same, 4), &stats).script, expected.script);
@@ -414,9 +404,7 @@ TEST(DraftModel, OfOtherWeightsIsLeftAloneAndTheTextIsTheSame) {
   const Scrambled scrambled(kModel);
   const auto runtime = make_runtime();
   const auto model = load(runtime), wrong = load(runtime, {}, scrambled.path());
-  Request request = tokens_request(longest_case().prompt);
-  request.max_tokens = 900;
-  request.ignore_eos = true;
+  Request request = exactly(900, longest_case().prompt);
   const Outcome expected = run(model, request);
   GenerationStats stats;
   Request real = with_model(request, wrong);
@@ -473,9 +461,7 @@ class Slow final : public Drafter {
 TEST(DraftModel, ThatIsAlwaysRightButNeverPaysIsHardlyAsked) {
   if (!kTimesAreReal) GTEST_SKIP() << "a sanitizer changes what pays";
   const auto model = load(make_runtime());
-  Request request = tokens_request(longest_case().prompt);
-  request.max_tokens = 800;
-  request.ignore_eos = true;
+  Request request = exactly(800, longest_case().prompt);
   const Outcome expected = run(model, request);
   int asked = 0;
   for (int i = 0; i < 3; ++i) {  // what one text showed holds for the next ones
@@ -493,9 +479,7 @@ TEST(DraftModel, ThatIsAsLargeAsTheModelHardlyRuns) {
   if (!kTimesAreReal) GTEST_SKIP() << "a sanitizer changes what pays";
   const auto runtime = make_runtime();
   const auto model = load(runtime), same = load(runtime);
-  Request request = tokens_request(longest_case().prompt);
-  request.max_tokens = 800;
-  request.ignore_eos = true;
+  Request request = exactly(800, longest_case().prompt);
   const Outcome expected = run(model, request);
   Request real = with_model(request, same);
   real.always_draft = false;
@@ -537,9 +521,7 @@ TEST(DraftModel, ManyTextsAtATimeSayWhatEachSaysAlone) {
 TEST(DraftModel, SessionsGoOnForkAndFindWhatIsCached) {
   const auto runtime = make_runtime();
   const auto model = load(runtime), draft = load(runtime);
-  Request request = tokens_request(longest_case().prompt);
-  request.max_tokens = 50;
-  request.ignore_eos = true;
+  Request request = exactly(50, longest_case().prompt);
   const auto session = Session::create(model).value();
   Outcome turn = collect(*session->submit(with_model(request, draft, 5)).value());
   EXPECT_EQ(turn.script, run(model, request).script);
@@ -553,9 +535,7 @@ TEST(DraftModel, SessionsGoOnForkAndFindWhatIsCached) {
 }
 
 TEST(DraftModel, PreemptedTextsStillSayTheSame) {
-  Request request = tokens_request(longest_case().prompt);
-  request.max_tokens = 150;
-  request.ignore_eos = true;
+  Request request = exactly(150, longest_case().prompt);
   const auto runtime = make_runtime();
   const auto draft = load(runtime);
   const Outcome expected = run(draft, request);
@@ -577,9 +557,7 @@ TEST(DraftModel, PreemptedTextsStillSayTheSame) {
 TEST(DraftModel, WithoutRoomStopsQuietly) {
   const auto runtime = make_runtime();
   const auto model = load(runtime);
-  Request request = tokens_request(longest_case().prompt);
-  request.max_tokens = 120;
-  request.ignore_eos = true;
+  Request request = exactly(120, longest_case().prompt);
   const Outcome expected = run(model, request);
   ModelOptions options;
   options.context = 64;
@@ -611,9 +589,7 @@ TEST(DraftModel, WithoutRoomStopsQuietly) {
 TEST(DraftModel, TwoModelsMayDraftForEachOther) {
   const auto runtime = make_runtime();
   const auto a = load(runtime), b = load(runtime);
-  Request request = tokens_request(longest_case().prompt);
-  request.max_tokens = 150;
-  request.ignore_eos = true;
+  Request request = exactly(150, longest_case().prompt);
   const Outcome expected = run(a, request);
   std::vector<std::shared_ptr<Generation>> generations;
   for (int i = 0; i < 6; ++i) {
@@ -651,9 +627,7 @@ TEST(DraftModel, LivesAsLongAsATextNeedsIt) {
   for (const bool host_driven : {false, true}) {
     const auto runtime = make_runtime(host_driven);
     const auto model = load(runtime);
-    Request request = tokens_request(longest_case().prompt);
-    request.max_tokens = 80;
-    request.ignore_eos = true;
+    Request request = exactly(80, longest_case().prompt);
     const Outcome expected = run(model, request);
     auto draft = load(runtime);
     const std::weak_ptr<Model> watched = draft;
@@ -699,9 +673,7 @@ TEST(DraftModel, MayItselfHaveADraftLayer) {
   const auto runtime = make_runtime();
   const auto model = load(runtime, {}, oracle("dsv3-bf16"));
   const auto draft = load(runtime, layered(), oracle("dsv3-bf16"));
-  Request request = tokens_request(some_prompt(40));
-  request.max_tokens = 50;
-  request.ignore_eos = true;
+  Request request = exactly(50, some_prompt(40));
   GenerationStats stats;
   const Outcome expected = run(model, request);
   EXPECT_EQ(run(model, with_model(request, draft, 4), &stats).script, expected.script);

@@ -136,9 +136,7 @@ INSTANTIATE_TEST_SUITE_P(Precisions, EngineDeterminism,
 
 TEST(Engine, PreemptsTheYoungestAndStillSaysTheSame) {
   const GoldenCase c = longest_case();
-  Request request = tokens_request(c.prompt);
-  request.max_tokens = 150;
-  request.ignore_eos = true;
+  Request request = exactly(150, c.prompt);
   const auto roomy = load(make_runtime());
   const auto expected = collect(*Session::create(roomy).value()->submit(request).value()).tokens;
   ModelOptions options;
@@ -180,9 +178,7 @@ TEST(Session, ReusesWhatTheLastTurnComputed) {
   const auto model = load(make_runtime());
   const auto session = Session::create(model).value();
   const GoldenCase c = longest_case();
-  Request request = tokens_request(c.prompt);
-  request.max_tokens = 50;
-  request.ignore_eos = true;
+  Request request = exactly(50, c.prompt);
   const Outcome first = collect(*session->submit(request).value());
   EXPECT_EQ(session->token_count(), c.prompt.size() + 50);
   Request next = request;
@@ -200,9 +196,7 @@ TEST(Session, ForksShareTheirPastAndGoOwnWays) {
   const auto model = load(make_runtime());
   const auto session = Session::create(model).value();
   const GoldenCase c = longest_case();
-  Request request = tokens_request(c.prompt);
-  request.max_tokens = 70;
-  request.ignore_eos = true;
+  Request request = exactly(70, c.prompt);
   const Outcome whole = collect(*session->submit(request).value());
   const auto fork = session->fork().value();
   EXPECT_EQ(fork->token_count(), session->token_count());
@@ -225,9 +219,7 @@ TEST(Session, ForksShareTheirPastAndGoOwnWays) {
 
 TEST(Session, TruncateForgetsAndRefusesToInvent) {
   const auto session = Session::create(load(make_runtime())).value();
-  Request request = tokens_request(longest_case().prompt);
-  request.max_tokens = 30;
-  request.ignore_eos = true;
+  Request request = exactly(30, longest_case().prompt);
   collect(*session->submit(request).value());
   const uint32_t count = session->token_count();
   EXPECT_EQ(session->truncate(count + 1).code(), absl::StatusCode::kInvalidArgument);

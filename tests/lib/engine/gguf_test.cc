@@ -11,13 +11,12 @@
 #include "lib/engine/runtime.h"
 #include "lib/exec/loader.h"
 #include "lib/format/model_files.h"
+#include "tests/paths/paths.h"
 
 namespace ponder::engine {
 namespace {
 
-std::string shared(const std::string& path) {
-  return std::string(PONDER_SHARED_DIR) + "/oracle/" + path;
-}
+std::string shared(const std::string& path) { return std::string(kSharedDir) + "/oracle/" + path; }
 
 constexpr const char* kTexts[] = {"Once upon a time, there was a little girl.",
                                   "  leading and   inner spaces\n\n\tand more ",

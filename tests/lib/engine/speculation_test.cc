@@ -8,6 +8,7 @@
 #include "lib/engine/drafter.h"
 #include "lib/engine/engine.h"
 #include "tests/lib/engine/speculation.h"
+#include "tests/paths/paths.h"
 
 namespace ponder::engine {
 namespace {
@@ -109,7 +110,7 @@ INSTANTIATE_TEST_SUITE_P(All, SpeculationSays, testing::ValuesIn(speculation_cas
 TEST(Speculation, OtherArchitecturesSayWhatTheySayWithoutIt) {
   int tried = 0;
   for (const char* name : {"dsv3-fp8", "dsv3-bf16", "qwen3moe-bf16", "llama-bf16"}) {
-    const std::string path = std::string(PONDER_SHARED_DIR) + "/oracle/A/" + name;
+    const std::string path = std::string(kSharedDir) + "/oracle/A/" + name;
     if (!std::filesystem::exists(path)) continue;
     SCOPED_TRACE(name);
     const auto model = load(make_runtime(), {}, path);
@@ -127,14 +128,12 @@ TEST(Speculation, OtherArchitecturesSayWhatTheySayWithoutIt) {
     expect_the_same(model, request);
     ++tried;
   }
-  if (tried == 0) GTEST_SKIP() << "no reference data in " PONDER_SHARED_DIR "/oracle/A";
+  if (tried == 0) GTEST_SKIP() << "no reference data in " << kSharedDir << "/oracle/A";
 }
 
 TEST(Speculation, CountsWhatItDraftedAndWhatWasRight) {
   const auto model = load(make_runtime());
-  Request request = tokens_request(longest_case().prompt);
-  request.max_tokens = 41;
-  request.ignore_eos = true;
+  Request request = exactly(41, longest_case().prompt);
   GenerationStats stats;
   const std::vector<int32_t> text = whole_text(request, run(model, request, &stats));
   EXPECT_EQ(stats.drafted_tokens, 0u);
@@ -204,9 +203,7 @@ TEST(Speculation, ManyTextsAtATimeSayWhatEachSaysAlone) {
 }
 
 TEST(Speculation, PreemptedTextsStillSayTheSame) {
-  Request request = tokens_request(longest_case().prompt);
-  request.max_tokens = 150;
-  request.ignore_eos = true;
+  Request request = exactly(150, longest_case().prompt);
   const auto roomy = load(make_runtime());
   const Outcome expected = run(roomy, request);
   ModelOptions options;

@@ -16,11 +16,12 @@
 #include "lib/engine/runtime.h"
 #include "lib/engine/session.h"
 #include "lib/format/file_source.h"
+#include "tests/paths/paths.h"
 
 namespace ponder::engine {
 
-inline const std::string kModel = PONDER_SOURCE_DIR "/models/countdown";
-inline const std::string kGolden = PONDER_SOURCE_DIR "/tests/data/countdown_golden.json";
+inline const std::string kModel = kCountdownModel;
+inline const std::string kGolden = std::string(kSourceDir) + "/tests/data/countdown_golden.json";
 
 // What a generation said, put together from its events.
 struct Outcome {
@@ -123,6 +124,14 @@ inline Request tokens_request(std::vector<int32_t> tokens) {
   Request request;
   request.tokens = std::move(tokens);
   request.temperature = 0;
+  return request;
+}
+
+// For just so many tokens, whatever they are.
+inline Request exactly(uint32_t count, std::vector<int32_t> tokens) {
+  Request request = tokens_request(std::move(tokens));
+  request.max_tokens = count;
+  request.ignore_eos = true;
   return request;
 }
 

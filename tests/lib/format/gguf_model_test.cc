@@ -12,6 +12,7 @@
 #include "lib/tensor/half.h"
 #include "tests/lib/format/gguf_builder.h"
 #include "tests/lib/format/test_files.h"
+#include "tests/paths/paths.h"
 
 namespace ponder {
 namespace {
@@ -259,7 +260,7 @@ TEST(GgufModel, TheFingerprintChangesWithTheMetadata) {
 
 // ---- the same model in both formats -------------------------------------------------------------
 
-std::string shared(const std::string& path) { return std::string(PONDER_SHARED_DIR) + "/" + path; }
+std::string shared(const std::string& path) { return std::string(kSharedDir) + "/" + path; }
 
 float value(const WeightData& w, int64_t i) {
   switch (w.dtype) {

@@ -8,6 +8,7 @@
 #include "lib/base/json.h"
 #include "tests/lib/format/gguf_builder.h"
 #include "tests/lib/format/test_files.h"
+#include "tests/paths/paths.h"
 
 namespace ponder {
 namespace {
@@ -386,7 +387,7 @@ TEST(GgufSplit, RefusesCountsThatMakeNoSense) {
 
 // Every tensor of every reference file has the type and the dimensions that its manifest lists.
 TEST(GgufReference, TablesAreThoseOfTheManifests) {
-  const std::filesystem::path root = std::string(PONDER_SHARED_DIR) + "/oracle/B";
+  const std::filesystem::path root = std::string(kSharedDir) + "/oracle/B";
   if (!std::filesystem::exists(root)) GTEST_SKIP() << "no reference data at " << root;
   int compared = 0;
   for (const auto& folder : std::filesystem::directory_iterator(root)) {

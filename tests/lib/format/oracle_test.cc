@@ -12,11 +12,12 @@
 #include "lib/format/safetensors.h"
 #include "lib/tensor/half.h"
 #include "tests/lib/format/test_files.h"
+#include "tests/paths/paths.h"
 
 namespace ponder {
 namespace {
 
-std::string shared(const std::string& path) { return std::string(PONDER_SHARED_DIR) + "/" + path; }
+std::string shared(const std::string& path) { return std::string(kSharedDir) + "/" + path; }
 
 std::vector<std::string> reference_folders() {
   std::vector<std::string> folders = {"models/countdown", "oracle/C/stories260K-hf"};

@@ -11,12 +11,13 @@
 #include "lib/quantize/importance.h"
 #include "lib/tensor/dequantize.h"
 #include "lib/tensor/quantize.h"
+#include "tests/paths/paths.h"
 
 namespace ponder::quantization {
 namespace {
 
 namespace fs = std::filesystem;
-const std::string kModel = PONDER_SOURCE_DIR "/models/countdown";
+const std::string kModel = kCountdownModel;
 
 class QuantizeModelTest : public ::testing::Test {
  protected:
@@ -73,8 +74,9 @@ TEST_F(QuantizeModelTest, FolderAndFileGiveTheSameAsTheQuantiser) {
 }
 
 TEST_F(QuantizeModelTest, LlamaRowsComeBackInTheirPlaces) {
-  const std::string llama = PONDER_SHARED_DIR "/oracle/A/llama-bf16";
-  const std::string reference = PONDER_SHARED_DIR "/oracle/B/llama-bf16/llama-bf16-Q4_K_M.gguf";
+  const std::string llama = std::string(kSharedDir) + "/oracle/A/llama-bf16";
+  const std::string reference =
+      std::string(kSharedDir) + "/oracle/B/llama-bf16/llama-bf16-Q4_K_M.gguf";
   if (!fs::exists(llama)) GTEST_SKIP() << "no reference data in " << llama;
   QuantizeOptions options;
   options.type = "q4_k_m";

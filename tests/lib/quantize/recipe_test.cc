@@ -7,6 +7,7 @@
 
 #include "lib/format/file_source.h"
 #include "lib/format/gguf.h"
+#include "tests/paths/paths.h"
 
 namespace ponder::quantization {
 namespace {
@@ -22,7 +23,7 @@ TEST(Recipe, NamesAreTakenInAnySpelling) {
 }
 
 TEST(Recipe, TensorsGetTheTypesThatLlamaCppGivesThem) {
-  const std::string folder = PONDER_SHARED_DIR "/oracle/B/qwen2-bf16";
+  const std::string folder = std::string(kSharedDir) + "/oracle/B/qwen2-bf16";
   if (!std::filesystem::exists(folder)) GTEST_SKIP() << "no reference data in " << folder;
   for (const char* name : {"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K",
                            "Q3_K_M", "Q2_K", "IQ4_NL", "IQ4_XS"}) {

@@ -11,20 +11,13 @@
 #include <vector>
 
 #include "lib/sample/rows.h"
+#include "tests/lib/sample/noise.h"
 
 namespace ponder {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-std::vector<float> noise(size_t n, float spread, uint32_t seed = 1) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0.0f, spread);
-  std::vector<float> row(n);
-  for (float& x : row) x = normal(random);
-  return row;
-}
 
 double slow_logprob(const std::vector<float>& row, size_t id) {
   const double max = *std::ranges::max_element(row);

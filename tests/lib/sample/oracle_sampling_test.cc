@@ -10,6 +10,7 @@
 
 #include "lib/sample/sampler.h"
 #include "nlohmann/json.hpp"
+#include "tests/paths/paths.h"
 
 namespace ponder {
 namespace {
@@ -17,7 +18,7 @@ namespace {
 using Json = nlohmann::json;
 
 Json load_oracle() {
-  std::ifstream file(PONDER_SHARED_DIR "/oracle/F/sampling.json");
+  std::ifstream file(std::string(kSharedDir) + "/oracle/F/sampling.json");
   return file ? Json::parse(file, nullptr, false) : Json();
 }
 
@@ -50,7 +51,7 @@ bool to_params(const Json& steps, SamplingParams* params) {
 
 TEST(Sampler, AgreesWithTransformersAndLlamaCpp) {
   const Json oracle = load_oracle();
-  if (!oracle.is_object()) GTEST_SKIP() << "no " PONDER_SHARED_DIR "/oracle/F/sampling.json";
+  if (!oracle.is_object()) GTEST_SKIP() << "no " << kSharedDir << "/oracle/F/sampling.json";
 
   int compared = 0, against_llama_cpp = 0;
   for (const Json& c : oracle["cases"]) {

@@ -10,18 +10,12 @@
 #include <string>
 #include <vector>
 
+#include "tests/lib/sample/noise.h"
+
 namespace ponder {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
-
-std::vector<float> noise(size_t n, float spread, uint32_t seed = 1) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0.0f, spread);
-  std::vector<float> row(n);
-  for (float& x : row) x = normal(random);
-  return row;
-}
 
 int32_t sample_at(Sampler* sampler, const std::vector<float>& row, uint64_t position) {
   const auto token = sampler->sample({.logits = row, .history = {}, .position = position});

@@ -14,12 +14,11 @@
 #include "lib/format/gguf.h"
 #include "lib/tensor/dtype.h"
 #include "nlohmann/json.hpp"
+#include "tests/paths/paths.h"
 
 namespace ponder {
 
-inline std::string shared(const std::string& path) {
-  return std::string(PONDER_SHARED_DIR) + "/" + path;
-}
+inline std::string shared(const std::string& path) { return std::string(kSharedDir) + "/" + path; }
 
 inline nlohmann::json read_json(const std::string& path) {
   std::ifstream file(path);

@@ -8,11 +8,12 @@
 #include <string>
 
 #include "gtest/gtest.h"
+#include "tests/paths/paths.h"
 
 namespace ponder {
 namespace {
 
-const std::string kShared = PONDER_SHARED_DIR;
+const std::string kShared = kSharedDir;
 
 std::string read(const std::string& path) {
   std::ifstream in(path, std::ios::binary);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "tests/paths/paths.h"
 
 namespace ponder::jinja {
 namespace {
@@ -31,7 +32,7 @@ std::string text(absl::string_view source, const Json& variables = Json::object(
 }
 
 TEST(JinjaReference, RendersWhatJinja2Renders) {
-  std::ifstream in(PONDER_SOURCE_DIR "/tests/data/text/jinja_cases.json");
+  std::ifstream in(std::string(kSourceDir) + "/tests/data/text/jinja_cases.json");
   const Json data = Json::parse(in);
   ASSERT_GT(data["cases"].size(), 2000u);
   for (const Json& row : data["cases"]) {

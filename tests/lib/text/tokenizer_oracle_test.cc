@@ -8,13 +8,14 @@
 #include "lib/text/tokenizer_gguf.h"
 #include "lib/text/utf8.h"
 #include "tests/lib/text/tokenizer_test_files.h"
+#include "tests/paths/paths.h"
 
 namespace ponder {
 namespace {
 
 using Ids = std::vector<int32_t>;
 
-const std::string kShared = PONDER_SHARED_DIR;
+const std::string kShared = kSharedDir;
 
 std::string hex_to_bytes(const std::string& hex) {
   std::string bytes;

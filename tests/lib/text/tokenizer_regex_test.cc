@@ -4,13 +4,13 @@
 
 #include "lib/text/tokenizer_steps.h"
 #include "tests/lib/text/tokenizer_test_files.h"
+#include "tests/paths/paths.h"
 
 namespace ponder {
 namespace {
 
 TEST(Regex, MatchesWhatTheReferenceMatches) {
-  const auto cases =
-      read_json_file(std::string(PONDER_SOURCE_DIR) + "/tests/data/text/regex_cases.json");
+  const auto cases = read_json_file(std::string(kSourceDir) + "/tests/data/text/regex_cases.json");
   size_t seen = 0;
   for (const auto& c : cases["patterns"]) {
     const std::string pattern = c["pattern"];

@@ -7,6 +7,7 @@
 #include "lib/text/stream_decoder.h"
 #include "lib/text/utf8.h"
 #include "tests/lib/text/tokenizer_test_files.h"
+#include "tests/paths/paths.h"
 
 namespace ponder {
 namespace {
@@ -15,8 +16,8 @@ using Ids = std::vector<int32_t>;
 using Json = nlohmann::json;
 
 const Json& reference_cases() {
-  static const Json* const cases = new Json(
-      read_json_file(std::string(PONDER_SOURCE_DIR) + "/tests/data/text/tokenizer_cases.json"));
+  static const Json* const cases =
+      new Json(read_json_file(std::string(kSourceDir) + "/tests/data/text/tokenizer_cases.json"));
   return *cases;
 }
 

@@ -17,12 +17,13 @@
 #include "lib/tensor/dequantize.h"
 #include "lib/tensor/half.h"
 #include "tests/lib/format/test_files.h"
+#include "tests/paths/paths.h"
 
 namespace ponder {
 namespace {
 
 int run(const std::string& arguments) {
-  const int status = std::system((std::string(PONDER_MAKE_CHECKPOINT) + " " + arguments).c_str());
+  const int status = std::system((std::string(kMakeCheckpoint) + " " + arguments).c_str());
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 

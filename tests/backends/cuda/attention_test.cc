@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include "backends/cuda/attention_plan.h"
+#include "tests/backends/cuda/cached_steps.h"
 #include "tests/backends/cuda/cuda_target.h"
 #include "tests/conformance/attention_support.h"
 
@@ -29,10 +30,6 @@ grouped::Timeline timeline_of(const Heads& s, int64_t tokens, uint32_t seed, DTy
   return t;
 }
 
-struct Part {
-  int64_t cached, rows;
-};
-
 void compare(const Heads& heads, DType dtype, const std::vector<Part>& parts) {
   SCOPED_TRACE(name_of(heads, dtype));
   std::vector<grouped::Timeline> timelines;
@@ -42,14 +39,7 @@ void compare(const Heads& heads, DType dtype, const std::vector<Part>& parts) {
   }
   const auto run = [&](const Machine& m, DType cache_type) {
     Cache cache(m, heads, cache_type, 80);
-    std::vector<std::vector<int32_t>> pages(timelines.size());
-    std::vector<Cache::Piece> cached, step;
-    for (size_t i = 0; i < timelines.size(); ++i) {
-      if (parts[i].cached > 0) cached.push_back({&timelines[i], &pages[i], 0, parts[i].cached});
-      step.push_back({&timelines[i], &pages[i], parts[i].cached, parts[i].rows});
-    }
-    if (!cached.empty()) cache.step(cached, false);
-    return cache.step(step);
+    return step_of(cache, timelines, parts);
   };
   const auto got = run(emulated_cuda(), dtype);
   const auto wanted = run(plain_reference(), dtype == DType::kF8_E4M3 ? DType::kF32 : dtype);
@@ -101,33 +91,32 @@ TEST(CudaAttention, RowsDependOnTheirOwnKeysOnlyBitForBit) {
   for (const Heads& heads : {Heads{6, 2, 32}, Heads{3, 1, 7}, Heads{1, 1, 144, 16}}) {
     for (const DType dtype : kCacheTypes) {
       SCOPED_TRACE(name_of(heads, dtype));
-      constexpr int64_t kBefore = 230, kTokens = 330;
-      const auto timeline = timeline_of(heads, kTokens, 1, dtype);
-      const auto other = timeline_of(heads, kTokens, 50, dtype);
-      const auto width = static_cast<size_t>(heads.h * heads.v());
-      // All rows in one step.
-      std::vector<int32_t> pages;
-      Cache whole_cache(cuda, heads, dtype, 20);
-      whole_cache.step({{&timeline, &pages, 0, kBefore}}, false);
-      const auto whole = whole_cache.step({{&timeline, &pages, kBefore, kTokens - kBefore}});
-      // In uneven chunks, in a batch with another sequence; some rows one at a time.
-      for (const bool beside : {false, true}) {
-        Cache cache(cuda, heads, dtype, 60);
-        std::vector<int32_t> mine, others;
-        cache.step({{&timeline, &mine, 0, kBefore}, {&other, &others, 0, kBefore}}, false);
-        int64_t at = kBefore;
-        for (const int64_t rows : {1, 2, 22, 1, 1, 43, 28, 1, 1}) {
-          std::vector<Cache::Piece> pieces;
-          if (beside) pieces.push_back({&other, &others, at, rows});
-          pieces.push_back({&timeline, &mine, at, rows});
-          const auto out = cache.step(pieces);
-          const float* got = out.data() + (beside ? static_cast<size_t>(rows) * width : 0);
-          ASSERT_TRUE(same_bits(got, whole.data() + static_cast<size_t>(at - kBefore) * width,
-                                static_cast<size_t>(rows) * width))
-              << "rows " << at << " to " << at + rows << (beside ? " beside another" : " alone");
-          at += rows;
+      const auto timeline = timeline_of(heads, 330, 1, dtype);
+      const auto other = timeline_of(heads, 330, 50, dtype);
+      expect_rows_depend_on_their_own_keys(
+          [&](int32_t pages) { return Cache(cuda, heads, dtype, pages); }, timeline, other, 230,
+          {1, 2, 22, 1, 1, 43, 28, 1, 1}, static_cast<size_t>(heads.h * heads.v()));
+    }
+  }
+}
+
+TEST(CudaAttention, WhatIsNoNumberReachesTheRowsThatSeeItOnly) {
+  const Machine cuda = emulated_cuda();
+  constexpr int64_t kBefore = 240, kTokens = 276, kInfinite = 250, kNan = 262;
+  for (const Heads& heads : {Heads{6, 2, 32}, Heads{3, 1, 7}, Heads{2, 1, 144, 16}}) {
+    for (const DType dtype : kCacheTypes) {
+      SCOPED_TRACE(name_of(heads, dtype));
+      auto timeline = timeline_of(heads, kTokens, 1, dtype);
+      const int64_t row = heads.g * heads.v(), out_row = heads.h * heads.v();
+      timeline.v[static_cast<size_t>(kInfinite * row + 1)] = INFINITY;
+      timeline.v[static_cast<size_t>(kNan * row + 2)] = NAN;
+      for (const int64_t rows : {kTokens - kBefore, int64_t{4}}) {  // tiles of all sizes
+        const auto out =
+            expect_spoilt_from([&](int32_t pages) { return Cache(cuda, heads, dtype, pages); },
+                               timeline, kBefore, rows, kInfinite, static_cast<size_t>(out_row));
+        for (int64_t at = kNan; at < kTokens; ++at) {
+          EXPECT_TRUE(std::isnan(out[static_cast<size_t>((at - kBefore) * out_row + 2)])) << at;
         }
-        ASSERT_EQ(at, kTokens);
       }
     }
   }

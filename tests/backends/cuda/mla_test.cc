@@ -6,6 +6,7 @@
 
 #include "backends/cuda/attention_plan.h"
 #include "backends/cuda/pack_mla.h"
+#include "tests/backends/cuda/cached_steps.h"
 #include "tests/backends/cuda/cuda_target.h"
 #include "tests/conformance/mla_support.h"
 
@@ -19,10 +20,6 @@ using mla::Cache, mla::expanded, mla::Shape, mla::Timeline, mla::Weights;
 const Shape kShapes[] = {
     {4, 16, 8, 16, 32}, {3, 24, 8, 20, 40}, {1, 5, 3, 7, 9}, {67, 8, 4, 8, 16}};
 const DType kCacheTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
-
-struct Part {
-  int64_t cached, rows;
-};
 
 // Queries, folded queries, weights of positions and means are rounded to the operands' type.
 double tolerance(const Shape& s, DType cache, DType weights, Precision precision) {
@@ -51,14 +48,7 @@ void compare(const Shape& s, DType dtype, DType weight_type, Precision precision
     wanted.insert(wanted.end(), one.begin(), one.end());
   }
   Cache cache(machine, up->get(), s, dtype, 80);
-  std::vector<std::vector<int32_t>> pages(timelines.size());
-  std::vector<Cache::Piece> cached, step;
-  for (size_t i = 0; i < timelines.size(); ++i) {
-    if (parts[i].cached > 0) cached.push_back({&timelines[i], &pages[i], 0, parts[i].cached});
-    step.push_back({&timelines[i], &pages[i], parts[i].cached, parts[i].rows});
-  }
-  if (!cached.empty()) cache.step(cached, false);
-  const auto got = cache.step(step);
+  const auto got = step_of(cache, timelines, parts);
   const double limit = tolerance(s, dtype, weight_type, precision);
   for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], wanted[i], limit) << i;
 }
@@ -155,34 +145,34 @@ TEST_F(CudaMla, RowsDependOnTheirOwnKeysOnlyBitForBit) {
   for (const Shape& s : {kShapes[0], kShapes[2]}) {
     for (const DType dtype : kCacheTypes) {
       SCOPED_TRACE(absl::StrCat(s.name(), " ", dtype_name(dtype)));
-      constexpr int64_t kBefore = 490, kTokens = 550;
       const Weights weights(s, DType::kBF16, 1);
       const auto up = cuda->pack_mla(weights.whole(DType::kBF16), PackOptions{});
       ASSERT_TRUE(up.ok());
-      const Timeline timeline(s, kTokens, 1), other(s, kTokens, 50);
-      const auto width = static_cast<size_t>(s.h * s.u);
-      std::vector<int32_t> pages;
-      Cache whole_cache(cuda, up->get(), s, dtype, 24);
-      whole_cache.step({{&timeline, &pages, 0, kBefore}}, false);
-      const auto whole = whole_cache.step({{&timeline, &pages, kBefore, kTokens - kBefore}});
-      for (const bool beside : {false, true}) {
-        Cache cache(cuda, up->get(), s, dtype, 60);
-        std::vector<int32_t> mine, others;
-        cache.step({{&timeline, &mine, 0, kBefore}, {&other, &others, 0, kBefore}}, false);
-        int64_t at = kBefore;
-        for (const int64_t rows : {1, 2, 17, 1, 1, 1, 20, 16, 1}) {
-          std::vector<Cache::Piece> pieces;
-          if (beside) pieces.push_back({&other, &others, at, rows});
-          pieces.push_back({&timeline, &mine, at, rows});
-          const auto out = cache.step(pieces);
-          const float* got = out.data() + (beside ? static_cast<size_t>(rows) * width : 0);
-          ASSERT_TRUE(same_bits(got, whole.data() + static_cast<size_t>(at - kBefore) * width,
-                                static_cast<size_t>(rows) * width))
-              << "rows " << at << " to " << at + rows << (beside ? " beside another" : " alone");
-          at += rows;
-        }
-        ASSERT_EQ(at, kTokens);
-      }
+      expect_rows_depend_on_their_own_keys(
+          [&](int32_t pages) { return Cache(cuda, up->get(), s, dtype, pages); },
+          Timeline(s, 550, 1), Timeline(s, 550, 50), 490, {1, 2, 17, 1, 1, 1, 20, 16, 1},
+          static_cast<size_t>(s.h * s.u));
+    }
+  }
+}
+
+TEST_F(CudaMla, WhatIsNoNumberReachesTheRowsThatSeeItOnly) {
+  const Machine cuda = emulated_cuda();
+  constexpr int64_t kBefore = 500, kTokens = 524, kInfinite = 508, kNan = 515;
+  const Shape& s = kShapes[1];
+  const Weights weights(s, DType::kBF16, 1);
+  const auto up = cuda->pack_mla(weights.whole(DType::kBF16), PackOptions{});
+  ASSERT_TRUE(up.ok());
+  Timeline timeline(s, kTokens, 1);
+  timeline.latent[static_cast<size_t>(kInfinite * s.r + 1)] = -INFINITY;
+  timeline.latent[static_cast<size_t>(kNan * s.r + 2)] = NAN;
+  for (const DType dtype : kCacheTypes) {
+    SCOPED_TRACE(dtype_name(dtype));
+    const auto out = expect_spoilt_from(
+        [&](int32_t pages) { return Cache(cuda, up->get(), s, dtype, pages); }, timeline, kBefore,
+        kTokens - kBefore, kInfinite, static_cast<size_t>(s.h * s.u));
+    for (size_t i = static_cast<size_t>((kNan - kBefore) * s.h * s.u); i < out.size(); ++i) {
+      EXPECT_TRUE(std::isnan(out[i])) << i;
     }
   }
 }

@@ -29,8 +29,8 @@ __global__ void kv_write(Cache c, Rows k, Rows v, const RowPlace* places, const 
                            e < c.k_dim ? k.data[t * k.row + g * k.head + e] : 0.0f);
     } else {
       const int64_t f = e - c.k_row;
-      store_element<kType>(at + values, slot * c.v_row + f,
-                           f < c.v_dim ? v.data[t * v.row + g * v.head + f] : 0.0f);
+      store_value<kType>(at + values, slot * c.v_row + f,
+                         f < c.v_dim ? v.data[t * v.row + g * v.head + f] : 0.0f);
     }
   }
 }

@@ -8,6 +8,11 @@
 // ("wide", for many vectors), or by `merge` from memory when each block takes one ("split", for
 // few). Both do the same operations in the same order on a vector, and a vector's place among the
 // 16 does not matter.
+//
+// Positions that a vector does not see weigh 0 in its sums, which is nothing unless the value there
+// is no number: 0 * NaN is NaN. So a NaN at a position that not all of the tile's vectors see is
+// taken out of shared memory and remembered by its column; a vector that does see it gets it back
+// when results are stored, as NaN is what any sum with it would have been.
 
 #include "backends/cuda/cache.cuh"
 
@@ -34,7 +39,7 @@ __host__ __device__ constexpr int slot_bytes(DType dtype, int row) {
 int64_t shared_bytes(const Cache& c, int width, int row_warps) {
   const int row = c.k_row > c.v_row ? c.k_row : c.v_row;
   const int64_t widened = is_narrow_type(c.dtype) ? kPageTokens * (row + kPad) * 2 : 0;
-  return ring_slots(width) * slot_bytes(c.dtype, row) + widened +
+  return width * 4 + ring_slots(width) * slot_bytes(c.dtype, row) + widened +
          int64_t{16} * row_warps * (c.k_row + kPad) * 2;
 }
 
@@ -91,11 +96,14 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
   const int begin = kSplit ? static_cast<int>(chunk) * kChunk : 0;
   if (begin > last) return;
   if (kSplit && last > begin + kChunk - 1) last = begin + kChunk - 1;
+  const int unseen = tile.position + tile.first / group + 1;  // the first that not all vectors see
 
   const int largest_row = c.k_row > c.v_row ? c.k_row : c.v_row;
   const int k_pitch = c.k_row + kPad;
-  auto* query = reinterpret_cast<uint16_t*>(dynamic_shared());
-  char* ring = dynamic_shared() + kVectors * k_pitch * 2;
+  // The first position whose value of a column was taken out.
+  auto* spoilt = reinterpret_cast<int32_t*>(dynamic_shared());
+  auto* query = reinterpret_cast<uint16_t*>(spoilt + kWidth);
+  char* ring = reinterpret_cast<char*>(query + kVectors * k_pitch);
   const int slot_size = slot_bytes(kType, largest_row);
   auto* widened = reinterpret_cast<uint16_t*>(ring + kSlots * slot_size);
 
@@ -135,12 +143,12 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
     copy_async_commit();
   };
   // The slot of `step` as 16-bit rows; while it is used the next ones are on their way.
-  const auto acquire = [&](int step) -> const uint16_t* {
+  const auto acquire = [&](int step) -> uint16_t* {
     copy_async_wait<kSlots - 2>();
     __syncthreads();
     load(step + kSlots - 1);
-    const char* slot = ring + step % kSlots * slot_size;
-    if (!kWiden) return reinterpret_cast<const uint16_t*>(slot);
+    char* slot = ring + step % kSlots * slot_size;
+    if (!kWiden) return reinterpret_cast<uint16_t*>(slot);
     const int row = step % 4 >= 2 ? c.v_row : c.k_row, first = first_of(step);
     for (int i = thread; i < kPageTokens * row / 16; i += kThreads) {
       const int r = i / (row / 16), e = i % (row / 16) * 16;
@@ -163,6 +171,20 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
     }
     __syncthreads();
     return widened;
+  };
+  for (int i = thread; i < kWidth; i += kThreads) spoilt[i] = INT32_MAX;
+  // Takes out what is no number at positions [from, to) of a page that begins with `first`. A
+  // column is one thread's on all pages.
+  const auto take_out = [&](uint16_t* values, int first, int from, int to) {
+    for (int i = thread; i < c.v_row; i += kThreads) {
+      for (int position = from; position < to; ++position) {
+        uint16_t& value = values[(position - first) * (c.v_row + kPad) + i];
+        if (!is_nan_operand<kType>(value)) continue;
+        value = 0;
+        if (spoilt[i] > position) spoilt[i] = position;
+      }
+    }
+    __syncthreads();
   };
   PONDER_UNROLL
   for (int step = 0; step < kSlots - 1; ++step) load(step);
@@ -195,6 +217,11 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
     const Tile t = tiles[tile_index];
     const int v = t.first + m;
     return Place{v < t.rows * group, t.row + v / group, t.slot + v / group, g * group + v % group};
+  };
+
+  // What becomes of a vector's sum `v` of a column.
+  const auto with_spoilt = [&](float v, int i, int column) {
+    return spoilt[column] <= seen[i] ? __uint_as_float(0x7fffffffu) : v;
   };
 
   // Where a lane's rows of the four matrices lie in 16 x 16 elements.
@@ -271,8 +298,13 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
     // -----------------------------------------------------------------------------
     PONDER_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const uint16_t* values = acquire(step + 2 + half);
-      if (first + 32 * half > last) continue;
+      uint16_t* values = acquire(step + 2 + half);
+      const int page_first = first + 32 * half;
+      if (page_first > last) continue;
+      const int page_end = page_first + 31 < last ? page_first + 32 : last + 1;
+      if (page_end > unseen) {
+        take_out(values, page_first, unseen > page_first ? unseen : page_first, page_end);
+      }
       PONDER_UNROLL
       for (int k = 0; k < 2; ++k) {
         const int eight = 4 * half + 2 * k;
@@ -308,8 +340,8 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
         for (int n = 0; n < kColumns / 8; ++n) {
           const int column = first_column + 8 * n + lane % 4 * 2;
           float* to = sums + at * c.v_dim + column;
-          if (column < c.v_dim) to[0] = now.of[n][2 * i];
-          if (column + 1 < c.v_dim) to[1] = now.of[n][2 * i + 1];
+          if (column < c.v_dim) to[0] = with_spoilt(now.of[n][2 * i], i, column);
+          if (column + 1 < c.v_dim) to[1] = with_spoilt(now.of[n][2 * i + 1], i, column + 1);
         }
       } else if (first / kChunk * kChunk <= seen[i]) {
         const Merge merge(merged.largest[i], now.largest[i]);
@@ -337,8 +369,12 @@ __global__ void __launch_bounds__(32 * kRowWarps * column_warps(kWidth), 1)
         const int column = first_column + 8 * n + lane % 4 * 2;
         float* to = p.out.data + place.row * p.out.row + place.head * p.out.head + column;
         // + 0: whether a sum of zeros is -0 depends on what was masked beside it.
-        if (column < c.v_dim) to[0] = merged.of[n][2 * i] / merged.total[i] + 0.0f;
-        if (column + 1 < c.v_dim) to[1] = merged.of[n][2 * i + 1] / merged.total[i] + 0.0f;
+        PONDER_UNROLL
+        for (int j = 0; j < 2; ++j) {
+          if (column + j >= c.v_dim) continue;
+          const float mean = merged.of[n][2 * i + j] / merged.total[i] + 0.0f;
+          to[j] = with_spoilt(mean, i, column + j);
+        }
       }
     }
   }

@@ -49,6 +49,17 @@ __device__ void store_element(uint8_t* page, int64_t index, float v) {
   }
 }
 
+// As store_element, for values that are summed by the matrix instructions and for latents: infinity
+// becomes NaN, so that there is one thing only that is no number (attention_mma.cu).
+template <DType kType>
+__device__ void store_value(uint8_t* page, int64_t index, float v) {
+  store_element<kType>(page, index, v);
+  if constexpr (kType == DType::kBF16) {  // the other 16-bit and 8-bit types hold no infinity
+    uint16_t& stored = reinterpret_cast<uint16_t*>(page)[index];
+    if ((stored & 0x7f80u) == 0x7f80u) stored |= 0x40u;
+  }
+}
+
 // Bytes of one head's rows in a page.
 __device__ inline int64_t head_bytes(DType dtype, int32_t page_tokens, int32_t row) {
   switch (dtype) {
@@ -72,6 +83,12 @@ __device__ uint32_t pack_pair(float low, float high) {
   } else {
     return pack_f16x2(held(low), held(high));
   }
+}
+// Of what the cache holds as these operands; infinity is not among it (store_value).
+template <DType kType>
+__device__ bool is_nan_operand(uint16_t v) {
+  constexpr uint16_t kExponent = kType == DType::kBF16 ? 0x7f80u : 0x7c00u;
+  return (v & kExponent) == kExponent;
 }
 template <DType kType>
 __device__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

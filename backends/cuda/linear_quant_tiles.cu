@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads, 1) quant_tiles(QuantArgs g) {
         fetch(stage + 1, 1 - slot);
         load(stage + 1);
       }
-      PONDER_UNROLL
+      PONDER_ROLLED
       for (int sub = 0; sub < 2; ++sub) {
         uint32_t x[kB][2];
         PONDER_UNROLL
@@ -114,37 +114,39 @@ __global__ void __launch_bounds__(kThreads, 1) quant_tiles(QuantArgs g) {
         }
         PONDER_UNROLL
         for (int a = 0; a < kA; ++a) {
-          __syncwarp();  // keeps the compiler from reading far ahead, for which registers are short
           const WeightBlock& top = left[slot][sub][warp_output + 16 * a + group];
           const WeightBlock& low = left[slot][sub][warp_output + 16 * a + group + 8];
-          const uint32_t w[4] = {top.q[quad], low.q[quad], top.q[4 + quad], low.q[4 + quad]};
-          const float scales[2][2] = {{top.scale[0], low.scale[0]}, {top.scale[1], low.scale[1]}};
-          const float minima[2][2] = {{top.min[0], low.min[0]}, {top.min[1], low.min[1]}};
           PONDER_UNROLL
-          for (int b = 0; b < kB; ++b) {
-            const ByteBlock* of_x = &right[slot][sub][warp_row + 8 * b + 2 * quad];
-            const float x_scales[2] = {of_x[0].scale, of_x[1].scale};
-            const auto add = [&](const int32_t(&d)[4], int h, const float(&x_sums)[2]) {
+          for (int h = 0; h < (kSixteen ? 2 : 1); ++h) {
+            // Keeps the compiler from reading far ahead, for which registers are short.
+            __syncwarp();
+            const float scales[2] = {top.scale[h], low.scale[h]};
+            const float minima[2] = {top.min[h], low.min[h]};
+            uint32_t w[kSixteen ? 2 : 4];
+            PONDER_UNROLL
+            for (int i = 0; i < (kSixteen ? 1 : 2); ++i) {
+              w[2 * i] = top.q[4 * (h + i) + quad];
+              w[2 * i + 1] = low.q[4 * (h + i) + quad];
+            }
+            PONDER_UNROLL
+            for (int b = 0; b < kB; ++b) {
+              const ByteBlock* of_x = &right[slot][sub][warp_row + 8 * b + 2 * quad];
+              const float x_scales[2] = {of_x[0].scale, of_x[1].scale};
+              float x_sums[2];
+              int32_t d[4];
+              if constexpr (kSixteen) {
+                mma_s8(d, w, x[b][h], kStart);
+                x_sums[0] = of_x[0].sum[h], x_sums[1] = of_x[1].sum[h];
+              } else {
+                mma_s8(d, w, x[b], kStart);
+                x_sums[0] = of_x[0].both, x_sums[1] = of_x[1].both;
+              }
               PONDER_UNROLL
               for (int i = 0; i < 4; ++i) {
                 const float sum = __uint_as_float(static_cast<uint32_t>(d[i])) - kStartValue;
-                sums[a][b][i] = add_scaled<kMinima>(sum, scales[h][i / 2], minima[h][i / 2],
+                sums[a][b][i] = add_scaled<kMinima>(sum, scales[i / 2], minima[i / 2],
                                                     x_sums[i % 2], x_scales[i % 2], sums[a][b][i]);
               }
-            };
-            int32_t d[4];
-            if constexpr (kSixteen) {
-              PONDER_UNROLL
-              for (int h = 0; h < 2; ++h) {
-                const uint32_t half[2] = {w[2 * h], w[2 * h + 1]};
-                mma_s8(d, half, x[b][h], kStart);
-                const float x_sums[2] = {of_x[0].sum[h], of_x[1].sum[h]};
-                add(d, h, x_sums);
-              }
-            } else {
-              mma_s8(d, w, x[b], kStart);
-              const float x_sums[2] = {of_x[0].both, of_x[1].both};
-              add(d, 0, x_sums);
             }
           }
         }

@@ -20,8 +20,8 @@ __global__ void mla_write(Cache c, Rows latent, Rows k_rope, const RowPlace* pla
     const float v = e < rank      ? latent.data[t * latent.row + e]
                     : e < c.k_dim ? k_rope.data[t * k_rope.row + e - rank]
                                   : 0.0f;
-    store_element<kType>(c.base + page * c.page_bytes,
-                         place.position % c.page_tokens * int64_t{c.k_row} + e, v);
+    store_value<kType>(c.base + page * c.page_bytes,
+                       place.position % c.page_tokens * int64_t{c.k_row} + e, v);
   }
 }
 

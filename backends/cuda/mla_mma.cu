@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads)
     copy_async_wait<0>();
     __syncthreads();
     if (kSlots == 2) load(first + kPageTokens);
-    const uint16_t* keys = ring + first / kPageTokens % kSlots * kPageTokens * pitch;
+    uint16_t* keys = ring + first / kPageTokens % kSlots * kPageTokens * pitch;
 
     float s[kScoreTiles][2 * kKeyPairs][4] = {};
     for (int k = slice_begin; k < slice_end; k += 16) {
@@ -149,6 +149,17 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
     __syncthreads();
+
+    // As in attention_mma.cu: a NaN that not all vectors see must not reach the others as 0 * NaN.
+    // Here it needs no memory: a vector that sees it has a score that is NaN, and so has its sums.
+    const int unseen = tile.position + tile.first / p.heads + 1;
+    const int page_end = first + 31 < last ? first + 32 : last + 1;
+    for (int position = unseen > first ? unseen : first; position < page_end; ++position) {
+      for (int i = thread; i < p.rank; i += kThreads) {
+        uint16_t& value = keys[(position - first) * pitch + i];
+        if (is_nan_operand<kType>(value)) value = 0;
+      }
+    }
 
     if (weighs) {
       float weight[8], highest = largest;

@@ -128,10 +128,12 @@ __device__ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uin
 #pragma unroll 1  // or a kernel of many of these runs out of registers
   for (int k = 0; k < 16; ++k) {
     const int low = k % 8, owner = low / 2;
-    const uint32_t a_top = __shfl_sync(~0u, a[k < 8 ? 0 : 2], group * 4 + owner);
-    const uint32_t a_low = __shfl_sync(~0u, a[k < 8 ? 1 : 3], group * 4 + owner);
-    const uint32_t b_one = __shfl_sync(~0u, b[k / 8], pair * 4 + owner);
-    const uint32_t b_two = __shfl_sync(~0u, b[k / 8], (pair + 1) * 4 + owner);
+    // Chosen, not indexed: an array with an index lies in memory.
+    const uint32_t own_b = k < 8 ? b[0] : b[1];
+    const uint32_t a_top = __shfl_sync(~0u, k < 8 ? a[0] : a[2], group * 4 + owner);
+    const uint32_t a_low = __shfl_sync(~0u, k < 8 ? a[1] : a[3], group * 4 + owner);
+    const uint32_t b_one = __shfl_sync(~0u, own_b, pair * 4 + owner);
+    const uint32_t b_two = __shfl_sync(~0u, own_b, (pair + 1) * 4 + owner);
     const auto half = [low](uint32_t v) {
       return __uint_as_float(low % 2 != 0 ? v & 0xffff0000u : v << 16);
     };

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 
 #include "backends/cuda/attention_plan.h"
+#include "tests/backends/cuda/cached_steps.h"
 #include "tests/backends/cuda/cuda_target.h"
 #include "tests/conformance/attention_support.h"
 
@@ -29,10 +30,6 @@ grouped::Timeline timeline_of(const Heads& s, int64_t tokens, uint32_t seed, DTy
   return t;
 }
 
-struct Part {
-  int64_t cached, rows;
-};
-
 void compare(const Heads& heads, DType dtype, const std::vector<Part>& parts) {
   SCOPED_TRACE(name_of(heads, dtype));
   std::vector<grouped::Timeline> timelines;
@@ -42,14 +39,7 @@ void compare(const Heads& heads, DType dtype, const std::vector<Part>& parts) {
   }
   const auto run = [&](const Machine& m, DType cache_type) {
     Cache cache(m, heads, cache_type, 80);
-    std::vector<std::vector<int32_t>> pages(timelines.size());
-    std::vector<Cache::Piece> cached, step;
-    for (size_t i = 0; i < timelines.size(); ++i) {
-      if (parts[i].cached > 0) cached.push_back({&timelines[i], &pages[i], 0, parts[i].cached});
-      step.push_back({&timelines[i], &pages[i], parts[i].cached, parts[i].rows});
-    }
-    if (!cached.empty()) cache.step(cached, false);
-    return cache.step(step);
+    return step_of(cache, timelines, parts);
   };
   const auto got = run(emulated_cuda(), dtype);
   const auto wanted = run(plain_reference(), dtype == DType::kF8_E4M3 ? DType::kF32 : dtype);
@@ -114,6 +104,28 @@ TEST(CudaAttention, RowsDependOnTheirOwnKeysOnlyBitForBit) {
         Cache cache(cuda, heads, dtype, 60);
         expect_the_same_in_parts(cache, timeline, beside ? &other : nullptr, kBefore,
                                  {1, 2, 22, 1, 1, 43, 28, 1, 1}, whole);
+      }
+    }
+  }
+}
+
+TEST(CudaAttention, WhatIsNoNumberReachesTheRowsThatSeeItOnly) {
+  const Machine cuda = emulated_cuda();
+  constexpr int64_t kBefore = 240, kTokens = 276, kInfinite = 250, kNan = 262;
+  for (const Heads& heads : {Heads{6, 2, 32}, Heads{3, 1, 7}, Heads{2, 1, 144, 16}}) {
+    for (const DType dtype : kCacheTypes) {
+      SCOPED_TRACE(name_of(heads, dtype));
+      auto timeline = timeline_of(heads, kTokens, 1, dtype);
+      const int64_t row = heads.g * heads.v(), out_row = heads.h * heads.v();
+      timeline.v[static_cast<size_t>(kInfinite * row + 1)] = INFINITY;
+      timeline.v[static_cast<size_t>(kNan * row + 2)] = NAN;
+      for (const int64_t rows : {kTokens - kBefore, int64_t{4}}) {  // tiles of all sizes
+        const auto out =
+            expect_spoilt_from([&](int32_t pages) { return Cache(cuda, heads, dtype, pages); },
+                               timeline, kBefore, rows, kInfinite, static_cast<size_t>(out_row));
+        for (int64_t at = kNan; at < kTokens; ++at) {
+          EXPECT_TRUE(std::isnan(out[static_cast<size_t>((at - kBefore) * out_row + 2)])) << at;
+        }
       }
     }
   }

@@ -6,6 +6,7 @@
 
 #include "backends/cuda/attention_plan.h"
 #include "backends/cuda/pack_mla.h"
+#include "tests/backends/cuda/cached_steps.h"
 #include "tests/backends/cuda/cuda_target.h"
 #include "tests/conformance/mla_support.h"
 
@@ -19,10 +20,6 @@ using mla::Cache, mla::expanded, mla::Shape, mla::Timeline, mla::Weights;
 const Shape kShapes[] = {
     {4, 16, 8, 16, 32}, {3, 24, 8, 20, 40}, {1, 5, 3, 7, 9}, {67, 8, 4, 8, 16}};
 const DType kCacheTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
-
-struct Part {
-  int64_t cached, rows;
-};
 
 // Queries, folded queries, weights of positions and means are rounded to the operands' type.
 double tolerance(const Shape& s, DType cache, DType weights, Precision precision) {
@@ -51,14 +48,7 @@ void compare(const Shape& s, DType dtype, DType weight_type, Precision precision
     wanted.insert(wanted.end(), one.begin(), one.end());
   }
   Cache cache(machine, up->get(), s, dtype, 80);
-  std::vector<std::vector<int32_t>> pages(timelines.size());
-  std::vector<Cache::Piece> cached, step;
-  for (size_t i = 0; i < timelines.size(); ++i) {
-    if (parts[i].cached > 0) cached.push_back({&timelines[i], &pages[i], 0, parts[i].cached});
-    step.push_back({&timelines[i], &pages[i], parts[i].cached, parts[i].rows});
-  }
-  if (!cached.empty()) cache.step(cached, false);
-  const auto got = cache.step(step);
+  const auto got = step_of(cache, timelines, parts);
   const double limit = tolerance(s, dtype, weight_type, precision);
   for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], wanted[i], limit) << i;
 }
@@ -152,10 +142,10 @@ TEST_F(CudaMla, BothFormsOfTheUpProjectionAreTheSame) {
 
 TEST_F(CudaMla, RowsDependOnTheirOwnKeysOnlyBitForBit) {
   const Machine cuda = emulated_cuda();
+  constexpr int64_t kBefore = 490, kTokens = 550;
   for (const Shape& s : {kShapes[0], kShapes[2]}) {
     for (const DType dtype : kCacheTypes) {
       SCOPED_TRACE(absl::StrCat(s.name(), " ", dtype_name(dtype)));
-      constexpr int64_t kBefore = 490, kTokens = 550;
       const Weights weights(s, DType::kBF16, 1);
       const auto up = cuda->pack_mla(weights.whole(DType::kBF16), PackOptions{});
       ASSERT_TRUE(up.ok());
@@ -169,6 +159,27 @@ TEST_F(CudaMla, RowsDependOnTheirOwnKeysOnlyBitForBit) {
         expect_the_same_in_parts(cache, timeline, beside ? &other : nullptr, kBefore,
                                  {1, 2, 17, 1, 1, 1, 20, 16, 1}, whole);
       }
+    }
+  }
+}
+
+TEST_F(CudaMla, WhatIsNoNumberReachesTheRowsThatSeeItOnly) {
+  const Machine cuda = emulated_cuda();
+  constexpr int64_t kBefore = 500, kTokens = 524, kInfinite = 508, kNan = 515;
+  const Shape& s = kShapes[1];
+  const Weights weights(s, DType::kBF16, 1);
+  const auto up = cuda->pack_mla(weights.whole(DType::kBF16), PackOptions{});
+  ASSERT_TRUE(up.ok());
+  Timeline timeline(s, kTokens, 1);
+  timeline.latent[static_cast<size_t>(kInfinite * s.r + 1)] = -INFINITY;
+  timeline.latent[static_cast<size_t>(kNan * s.r + 2)] = NAN;
+  for (const DType dtype : kCacheTypes) {
+    SCOPED_TRACE(dtype_name(dtype));
+    const auto out = expect_spoilt_from(
+        [&](int32_t pages) { return Cache(cuda, up->get(), s, dtype, pages); }, timeline, kBefore,
+        kTokens - kBefore, kInfinite, static_cast<size_t>(s.h * s.u));
+    for (size_t i = static_cast<size_t>((kNan - kBefore) * s.h * s.u); i < out.size(); ++i) {
+      EXPECT_TRUE(std::isnan(out[i])) << i;
     }
   }
 }

@@ -101,6 +101,10 @@ class StagingBackend final : public Backend {
     return run(&Backend::experts, p, &ExpertsParams::x, &ExpertsParams::ids,
                &ExpertsParams::weights, &ExpertsParams::out);
   }
+  Status digest_rows(const DigestRowsParams& p) override {
+    return run(&Backend::digest_rows, p, &DigestRowsParams::logits);
+  }
+  bool digests_rows() const override { return to_->digests_rows(); }
 
  private:
   // The op with all tensors on the device, inputs and outputs alike copied in and back out. Two

@@ -110,6 +110,8 @@ class RoutingSpy : public Backend {
     return OkStatus();
   }
   Status experts(const ExpertsParams& p) override { return to_->experts(p); }
+  Status digest_rows(const DigestRowsParams& p) override { return to_->digest_rows(p); }
+  bool digests_rows() const override { return to_->digests_rows(); }
 
  private:
   std::unique_ptr<Backend> to_;

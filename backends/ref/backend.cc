@@ -88,6 +88,7 @@ class RefBackend final : public Backend {
   Status experts(const ExpertsParams& p) override {
     return ref::experts(p, context_.allocator, context_.pool);
   }
+  Status digest_rows(const DigestRowsParams& p) override { return ref::digest_rows(p), OkStatus(); }
 
  private:
   const BackendContext context_;

@@ -29,6 +29,7 @@ void rope(const RopeParams& p);
 void swiglu(const SwigluParams& p);
 void add(const AddParams& p);
 void gather_rows(const GatherRowsParams& p);
+void digest_rows(const DigestRowsParams& p);
 
 // A page holds keys [G, P, E], then values [G, P, E]; in q8_0 each E is cut into blocks of 32, the
 // last one filled up with zeros.

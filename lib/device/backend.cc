@@ -34,5 +34,6 @@ Status Backend::mla_write(const MlaWriteParams&) { return without(*this, kMla); 
 Status Backend::mla_attention(const MlaAttentionParams&) { return without(*this, kMla); }
 Status Backend::route(const RouteParams&) { return without(*this, kExperts); }
 Status Backend::experts(const ExpertsParams&) { return without(*this, kExperts); }
+Status Backend::digest_rows(const DigestRowsParams&) { return without(*this, "digests of logits"); }
 
 }  // namespace ponder

@@ -25,6 +25,7 @@
 #include "lib/base/log.h"
 #include "lib/base/status.h"
 #include "lib/base/thread_pool.h"
+#include "lib/device/row_digest.h"
 #include "lib/tensor/tensor.h"
 
 namespace ponder {
@@ -356,6 +357,12 @@ class Backend {
   virtual Status mla_attention(const MlaAttentionParams& p);
   virtual Status route(const RouteParams& p);
   virtual Status experts(const ExpertsParams& p);
+
+  // Reduces rows of logits for the host, which reads what was found when this returns: it waits as
+  // download does. `logits` stay as they are: a row whose digest does not suffice is downloaded.
+  virtual Status digest_rows(const DigestRowsParams& p);
+  // Whether that is less work than downloading the rows. Where it is not, as on CPUs, nobody asks.
+  virtual bool digests_rows() const { return false; }
 };
 
 }  // namespace ponder

@@ -82,6 +82,8 @@ class ForwardingBackend : public Backend {
   Status mla_attention(const MlaAttentionParams& p) override { return to_->mla_attention(p); }
   Status route(const RouteParams& p) override { return to_->route(p); }
   Status experts(const ExpertsParams& p) override { return to_->experts(p); }
+  Status digest_rows(const DigestRowsParams& p) override { return to_->digest_rows(p); }
+  bool digests_rows() const override { return to_->digests_rows(); }
 
  protected:
   Backend* to() const { return to_; }

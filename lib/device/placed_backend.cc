@@ -270,6 +270,13 @@ class PlacedBackend final : public Backend {
     PONDER_RETURN_IF_ERROR(write(side, &p.out));
     return on(side)->experts(p);
   }
+  // Where a model's last matrix is, which is the device's, so are its logits.
+  Status digest_rows(const DigestRowsParams& params) override {
+    DigestRowsParams p = params;
+    PONDER_RETURN_IF_ERROR(read(Side::kDevice, &p.logits));
+    return device_->digest_rows(p);
+  }
+  bool digests_rows() const override { return device_->digests_rows(); }
 
  private:
   // A piece of memory that ops of this step wrote: who has the newest values, as bits.

@@ -18,12 +18,8 @@ Tensor taken(Exec& cx, const Tensor& from, std::span<const int32_t> rows) {
 
 }  // namespace
 
-DraftLayer::DraftLayer(const ModelGraph* graph, Backend* backend, std::span<float> logits)
-    : graph_(graph),
-      backend_(backend),
-      logits_(logits),
-      most_texts_(static_cast<int32_t>(static_cast<int64_t>(logits.size()) / graph->vocabulary())) {
-}
+DraftLayer::DraftLayer(const ModelGraph* graph, RowReader* reader)
+    : graph_(graph), reader_(reader), most_texts_(static_cast<int32_t>(reader->most_rows())) {}
 
 void DraftLayer::measure(const ModelGraph& graph, Exec& cx, const Batch& batch, const Tensor& h) {
   const int layers = graph.layers();
@@ -130,14 +126,16 @@ Status DraftLayer::run_slice(Exec& cx) {
 
 // The likeliest token of each row.
 Status DraftLayer::take(const Tensor& logits) {
-  const auto vocabulary = static_cast<size_t>(graph_->vocabulary());
   const size_t n = whose_.size();
-  PONDER_RETURN_IF_ERROR(
-      backend_->download(logits.data, logits_.data(), n * vocabulary * sizeof(float)));
+  PONDER_RETURN_IF_ERROR(reader_->read(logits, std::vector<RowNeeds>(n)));
   for (size_t r = 0; r < n; ++r) {
-    PONDER_ASSIGN_OR_RETURN(const int32_t token,
-                            likeliest(logits_.subspan(r * vocabulary, vocabulary)));
-    pairs_.texts[whose_[r]].made.push_back(token);
+    StatusOr<int32_t> token = likeliest(reader_->row(r));
+    if (token.ok() && *token < 0) {
+      PONDER_RETURN_IF_ERROR(reader_->fetch(r));
+      token = likeliest(reader_->row(r));
+    }
+    PONDER_RETURN_IF_ERROR(token.status());
+    pairs_.texts[whose_[r]].made.push_back(*token);
   }
   return OkStatus();
 }

@@ -22,6 +22,7 @@
 #include "lib/device/backend.h"
 #include "lib/engine/drafter.h"
 #include "lib/engine/drafting.h"
+#include "lib/engine/row_reader.h"
 #include "lib/exec/exec.h"
 #include "lib/models/model.h"
 
@@ -43,8 +44,8 @@ struct DraftPairs {
 
 class DraftLayer {
  public:
-  // `logits` is host memory, [n, V]: at most n texts get drafts in a step. All outlive this.
-  DraftLayer(const ModelGraph* graph, Backend* backend, std::span<float> logits);
+  // At most as many texts get drafts in a step as `reader` takes rows. Both outlive this.
+  DraftLayer(const ModelGraph* graph, RowReader* reader);
 
   // In measuring mode: what passes after a step of `batch` need of the arena.
   static void measure(const ModelGraph& graph, Exec& cx, const Batch& batch, const Tensor& h);
@@ -67,8 +68,7 @@ class DraftLayer {
   Status take(const Tensor& logits);
 
   const ModelGraph* graph_;
-  Backend* backend_;
-  std::span<float> logits_;
+  RowReader* reader_;
   int32_t most_texts_;
   double seconds_each_ = 0;
   DraftRecord record_{Acceptance(0.8)};

@@ -66,14 +66,15 @@ Status Engine::allocate() {
                                                  "the work area of a step"));
   PONDER_ASSIGN_OR_RETURN(logits_, Buffer::create(model_->runtime()->allocator(),
                                                   memory.logits_bytes, "a step's logits"));
+  reader_.emplace(
+      backend_, graph_->vocabulary(),
+      std::span(logits_.as<float>(), static_cast<size_t>(logits_.size()) / sizeof(float)));
   exec_ = Exec(backend_, arena_.as<std::byte>(), memory.arena, std::move(kv_layers), kv_layout_,
                shape);
   totals_.kv_bytes = layer_bytes * static_cast<uint64_t>(shape.layers);
   totals_.scratch_bytes = arena_.size() + logits_.size();
   if (graph_->has_draft_layer()) {
-    draft_layer_ = std::make_unique<DraftLayer>(
-        graph_.get(), backend_,
-        std::span(logits_.as<float>(), static_cast<size_t>(logits_.size()) / sizeof(float)));
+    draft_layer_ = std::make_unique<DraftLayer>(graph_.get(), &*reader_);
   }
   return OkStatus();
 }
@@ -434,14 +435,20 @@ bool Engine::plan() {
 void Engine::run_logits() {
   Step& step = *step_;
   const size_t n = std::min<size_t>(kLogitRows, step.logit_rows.size() - step.next_logits);
-  const auto vocabulary = static_cast<size_t>(graph_->vocabulary());
   Batch batch = step.batch;
   batch.logit_rows = std::span<const int32_t>(step.logit_rows).subspan(step.next_logits, n);
+  const std::span<const int32_t> owners =
+      std::span<const int32_t>(step.logit_items).subspan(step.next_logits, n);
+  const auto item_of = [&](size_t i) -> Item& {
+    return step.items[static_cast<size_t>(owners[i])];
+  };
   // Always the half of the arena that h is not in.
   exec_.start_slice(graph_->layers() + 1);
   const Tensor logits = graph_->end(exec_, batch, step.h);
   if (!exec_.status().ok()) return;
-  const Status read = backend_->download(logits.data, logits_.data(), n * vocabulary * sizeof(float));
+  std::vector<RowNeeds> needs;
+  for (size_t i = 0; i < n; ++i) needs.push_back(row_needs(item_of(i), batch.logit_rows[i]));
+  const Status read = reader_->read(logits, needs);
   if (!read.ok()) {
     abandon(read);
     return;
@@ -449,72 +456,107 @@ void Engine::run_logits() {
   // A sequence's rows one after the other, for what the drafted tokens prove to be decides over the
   // next; those that are scored, and different sequences, at the same time.
   struct Reading {
-    size_t begin, end;
+    size_t next, end;
+    Item* item;
+    Status status;
   };
   std::vector<Reading> readings;
   for (size_t i = 0; i < n; ++i) {
-    const int32_t item = step.logit_items[step.next_logits + i];
-    const bool scored = step.items[static_cast<size_t>(item)].sequence->score != nullptr;
-    if (i > 0 && !scored && item == step.logit_items[step.next_logits + i - 1]) {
+    if (i > 0 && item_of(i).sequence->score == nullptr && owners[i] == owners[i - 1]) {
       readings.back().end = i + 1;
     } else {
-      readings.push_back({i, i + 1});
+      readings.push_back({i, i + 1, &item_of(i), {}});
     }
   }
-  std::vector<Status> results(readings.size());
-  model_->runtime()->pool()->parallel_for(static_cast<uint32_t>(readings.size()), [&](uint32_t r) {
-    const auto index = static_cast<size_t>(step.logit_items[step.next_logits + readings[r].begin]);
-    try {
-      for (size_t i = readings[r].begin; i < readings[r].end && results[r].ok(); ++i) {
-        const std::span<const float> row(logits_.as<float>() + i * vocabulary, vocabulary);
-        results[r] = read_row(step.items[index], batch.logit_rows[i], row);
+  while (!readings.empty()) {
+    model_->runtime()->pool()->parallel_for(
+        static_cast<uint32_t>(readings.size()), [&](uint32_t r) {
+          Reading& reading = readings[r];
+          try {
+            for (bool told = true; told && reading.next < reading.end; reading.next += told) {
+              const StatusOr<bool> result = read_row(*reading.item, batch.logit_rows[reading.next],
+                                                     reader_->row(reading.next));
+              reading.status = result.status();
+              if (!result.ok()) break;
+              told = *result;
+              if (told || reader_->row(reading.next).reduced()) continue;
+              reading.status = internal_error("a whole row of logits does not decide over a token");
+              break;
+            }
+          } catch (const std::bad_alloc&) {
+            reading.status = no_memory_;
+          }
+        });
+    for (Reading& reading : readings) {
+      if (!reading.status.ok()) {
+        if (!reading.item->sequence->ended) fail(reading.item->sequence, reading.status);
+        reading.next = reading.end;
+      } else if (reading.next < reading.end) {
+        const Status fetched = reader_->fetch(reading.next);
+        if (!fetched.ok()) {
+          abandon(fetched);
+          return;
+        }
       }
-    } catch (const std::bad_alloc&) {
-      results[r] = no_memory_;
     }
-  });
-  for (size_t r = 0; r < readings.size(); ++r) {
-    const int32_t item = step.logit_items[step.next_logits + readings[r].begin];
-    Sequence* const s = step.items[static_cast<size_t>(item)].sequence;
-    if (!results[r].ok() && !s->ended) fail(s, results[r]);
+    std::erase_if(readings, [](const Reading& reading) { return reading.next == reading.end; });
   }
   step.next_logits += n;
 }
 
-Status Engine::read_row(Item& item, int32_t row, std::span<const float> logits) {
-  if (item.sequence->ended || item.settled) return OkStatus();
+RowNeeds Engine::row_needs(const Item& item, int32_t row) const {
+  const Sequence& s = *item.sequence;
+  RowNeeds needs;
+  if (s.score != nullptr) {
+    needs.whole = s.score->top_n >= RowReader::kLargest;
+    needs.add_sum(1.0f);
+    needs.also.push_back(std::max(scored_token(item, row), 0));
+  } else if (s.drafts == nullptr) {
+    needs = s.sampler->needs(RowReader::kLargest);
+    s.gate->add_needs(&needs);
+  }
+  return needs;
+}
+
+StatusOr<bool> Engine::read_row(Item& item, int32_t row, const LogitRow& logits) {
+  if (item.sequence->ended || item.settled) return true;
   if (item.sequence->score != nullptr) return score_row(item, row, logits);
   if (item.sequence->drafts != nullptr) {
     PONDER_ASSIGN_OR_RETURN(item.likeliest, likeliest(logits));
-    return OkStatus();
+    return item.likeliest >= 0;
   }
-  const Status chosen = choose(item, logits);
+  const StatusOr<bool> chosen = choose(item, logits);
   if (chosen.ok() || item.choices.empty()) return chosen;
   // After tokens that are good. They are told first, as they would be without a draft; the next step
   // comes to this row again.
   item.settled = true;
-  return OkStatus();
+  return true;
 }
 
-Status Engine::score_row(const Item& item, int32_t row, std::span<const float> logits) {
+int32_t Engine::scored_token(const Item& item, int32_t row) const {
+  const std::vector<int32_t>& tokens = item.sequence->timeline->tokens;  // not changed while we run
+  const auto next = static_cast<size_t>(item.first_position + row - item.first_row) + 1;
+  return next < tokens.size() ? tokens[next] : -1;
+}
+
+StatusOr<bool> Engine::score_row(const Item& item, int32_t row, const LogitRow& logits) {
   Sequence& s = *item.sequence;
-  const std::vector<int32_t>& tokens = s.timeline->tokens;  // nobody changes it while we run
   const auto position = static_cast<size_t>(item.first_position + row - item.first_row);
-  const bool last = position + 1 == tokens.size();
-  PONDER_ASSIGN_OR_RETURN(RowLogprobs r,
-                          log_softmax_at(logits, last ? 0 : tokens[position + 1], s.score->top_n));
-  if (!last) s.score->logprobs[position] = r.logprob;
+  const int32_t next = scored_token(item, row);
+  PONDER_ASSIGN_OR_RETURN(RowLogprobs r, log_softmax_at(logits, std::max(next, 0), s.score->top_n));
+  if (!r.known) return false;
+  if (next >= 0) s.score->logprobs[position] = r.logprob;
   for (size_t i = 0; i < r.top.size(); ++i) {
     s.score->top_tokens[position * s.score->top_n + i] = r.top[i].id;
     s.score->top_logprobs[position * s.score->top_n + i] = r.top[i].logprob;
   }
-  return OkStatus();
+  return true;
 }
 
 // The token after the text and those drafted tokens that proved right, exactly as it would be chosen
 // had they been generated one by one: with its own place's random number, by a copy of the gate that
 // has accepted them. A drafted token is right if it is the one chosen in its place.
-Status Engine::choose(Item& item, std::span<const float> logits) {
+StatusOr<bool> Engine::choose(Item& item, const LogitRow& logits) {
   Sequence& s = *item.sequence;
   const std::vector<int32_t>& tokens = s.timeline->tokens;
   const size_t right = item.choices.size();  // so many drafted tokens are
@@ -524,6 +566,7 @@ Status Engine::choose(Item& item, std::span<const float> logits) {
     choice.gate.accept(item.choices.back().token.id);
   }
   const Constraint constraint = choice.gate.next(logits, s.state->close_thought.load());
+  if (constraint.unknown) return false;
   SampleInput input;
   input.logits = logits;
   input.position = tokens.size() + right;
@@ -540,13 +583,14 @@ Status Engine::choose(Item& item, std::span<const float> logits) {
   } else {
     PONDER_ASSIGN_OR_RETURN(choice.token, s.sampler->sample(input));
   }
+  if (choice.token.id < 0) return false;
   ReasoningGate after = choice.gate;
   const Accepted accepted = after.accept(choice.token.id);
   choice.said = accepted.token;
   item.settled = accepted.end_of_text || right == item.draft.size() ||
                  accepted.token != item.draft[right];
   item.choices.push_back(std::move(choice));
-  return OkStatus();
+  return true;
 }
 
 void Engine::commit() {

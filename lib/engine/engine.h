@@ -27,6 +27,7 @@
 #include "lib/engine/draft_planner.h"
 #include "lib/engine/generation.h"
 #include "lib/engine/model.h"
+#include "lib/engine/row_reader.h"
 #include "lib/engine/sequence.h"
 #include "lib/exec/exec.h"
 #include "lib/exec/loader.h"
@@ -141,11 +142,15 @@ class Engine {
   Timeline* longest_idle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Status copy_page(const PageCopy& copy);
   void run_logits();
+  // What a reduced row of logits must have to do for its sequence.
+  RowNeeds row_needs(const Item& item, int32_t row) const;
   // What one row of logits means for its sequence. A sequence's rows are read in order, by one
-  // thread at a time.
-  Status read_row(Item& item, int32_t row, std::span<const float> logits);
-  Status score_row(const Item& item, int32_t row, std::span<const float> logits);
-  Status choose(Item& item, std::span<const float> logits);
+  // thread at a time. False: the reduced row does not tell, nothing has changed.
+  StatusOr<bool> read_row(Item& item, int32_t row, const LogitRow& logits);
+  StatusOr<bool> score_row(const Item& item, int32_t row, const LogitRow& logits);
+  StatusOr<bool> choose(Item& item, const LogitRow& logits);
+  // The token that row `row` of a sequence that is scored should give; -1: the text ends there.
+  int32_t scored_token(const Item& item, int32_t row) const;
   void commit() ABSL_LOCKS_EXCLUDED(mu_);
   // Seconds in slices since this was last asked: all that steps take, planning included, without
   // what a host does between two polls.
@@ -185,6 +190,7 @@ class Engine {
   std::vector<Buffer> kv_;  // by layer
   Buffer arena_;
   Buffer logits_;  // host copy of up to kLogitRows rows
+  std::optional<RowReader> reader_;  // once there is memory
   Exec exec_;
   const Status no_memory_;  // made beforehand: copying it takes no memory
 

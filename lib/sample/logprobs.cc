@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
-#include "lib/sample/rows.h"
+#include "lib/tensor/rows.h"
 
 namespace ponder {
 namespace {
 
-// The `n` largest logits with their ids, largest first, equals by lowest id.
+// The `n` largest logits with their places, largest first, equals by lowest place.
 std::vector<TokenLogprob> largest(std::span<const float> logits, std::span<const float> block_max,
                                   size_t n) {
   const auto before = [](const TokenLogprob& a, const TokenLogprob& b) {
@@ -38,27 +39,39 @@ std::vector<TokenLogprob> largest(std::span<const float> logits, std::span<const
 
 }  // namespace
 
-StatusOr<RowLogprobs> log_softmax_at(std::span<const float> logits, int32_t id, uint32_t top_n) {
-  if (id < 0 || static_cast<size_t>(id) >= logits.size()) {
-    return invalid_argument_error("token ", id, " is outside the vocabulary of ", logits.size());
+StatusOr<RowLogprobs> log_softmax_at(const LogitRow& row, int32_t id, uint32_t top_n) {
+  if (id < 0 || static_cast<size_t>(id) >= row.vocabulary()) {
+    return invalid_argument_error("token ", id, " is outside the vocabulary of ", row.vocabulary());
   }
+  const std::span<const float> logits = row.logits();
   std::vector<float> block_max;
   PONDER_ASSIGN_OR_RETURN(const float max, scan_row(logits, &block_max));
-  const double sum = exp_sum(logits, block_max, max, 1.0f);
-  const double log_sum = static_cast<double>(max) + std::log(sum);
+  const std::optional<double> sum =
+      row.reduced() ? row.sum(1.0f) : exp_sum(logits, block_max, max, 1.0f);
+  const std::optional<size_t> at = row.find(id);
   RowLogprobs out;
-  out.logprob = static_cast<float>(static_cast<double>(logits[id]) - log_sum);
-  out.top = largest(logits, block_max, top_n);
+  out.known = sum.has_value() && at.has_value();
+  if (!out.known) return out;
+  out.top = largest(logits, block_max, std::min<size_t>(top_n, row.vocabulary()));
+  if (!out.top.empty()) {
+    out.known = row.has_all_from(out.top.back().logprob) &&
+                out.top.size() == std::min<size_t>(top_n, row.vocabulary());
+    if (!out.known) return out;
+  }
+  const double log_sum = static_cast<double>(max) + std::log(*sum);
+  out.logprob = static_cast<float>(static_cast<double>(logits[*at]) - log_sum);
   for (TokenLogprob& token : out.top) {
+    token.id = row.id(static_cast<size_t>(token.id));
     token.logprob = static_cast<float>(static_cast<double>(token.logprob) - log_sum);
   }
   return out;
 }
 
-StatusOr<int32_t> likeliest(std::span<const float> logits) {
+StatusOr<int32_t> likeliest(const LogitRow& row) {
   std::vector<float> block_max;
-  PONDER_RETURN_IF_ERROR(scan_row(logits, &block_max).status());
-  return largest(logits, block_max, 1).front().id;
+  PONDER_ASSIGN_OR_RETURN(const float max, scan_row(row.logits(), &block_max));
+  if (!row.has_all_from(max)) return -1;
+  return row.id(static_cast<size_t>(largest(row.logits(), block_max, 1).front().id));
 }
 
 }  // namespace ponder

@@ -110,14 +110,26 @@ void ReasoningGate::count_text(int32_t tokens) {
   (phase_ == Phase::kThinking ? thought_tokens_ : answer_tokens_) += static_cast<uint32_t>(tokens);
 }
 
-bool ReasoningGate::close_is_likely(std::span<const float> logits) const {
-  const size_t id = static_cast<size_t>(options_->markers.close[held_]);
-  if (id >= logits.size()) return false;
-  const auto rank = std::ranges::count_if(logits, [x = logits[id]](float y) { return y > x; });
+void ReasoningGate::add_needs(RowNeeds* needs) const {
+  if (options_->soft_budget == 0 || phase_ == Phase::kAnswering) return;
+  if (!needs->add_sum(1.0f)) needs->whole = true;
+  const std::vector<int32_t>& close = options_->markers.close;
+  needs->also.insert(needs->also.end(), close.begin(), close.end());
+}
+
+std::optional<bool> ReasoningGate::close_is_likely(const LogitRow& row) const {
+  const int32_t id = options_->markers.close[held_];
+  if (static_cast<size_t>(id) >= row.vocabulary()) return false;
+  const std::optional<size_t> at = row.find(id);
+  if (!at.has_value()) return std::nullopt;
+  const float x = row.logits()[*at];
+  const auto rank = std::ranges::count_if(row.logits(), [x](float y) { return y > x; });
   if (rank >= static_cast<int64_t>(options_->soft_close_rank)) return false;
+  if (!row.has_all_from(x)) return std::nullopt;
   // A damaged row is the sampler's to report.
-  const auto row = log_softmax_at(logits, static_cast<int32_t>(id));
-  return row.ok() && std::exp(row->logprob) >= options_->soft_close_probability;
+  const auto result = log_softmax_at(row, id);
+  if (result.ok() && !result->known) return std::nullopt;
+  return result.ok() && std::exp(result->logprob) >= options_->soft_close_probability;
 }
 
 void ReasoningGate::start_close(CloseReason reason, bool with_sentence) {
@@ -130,7 +142,7 @@ void ReasoningGate::start_close(CloseReason reason, bool with_sentence) {
       with_sentence && sentence > 0 && held_ == 0 && fits ? Forcing::kClosing : Forcing::kClose;
 }
 
-Constraint ReasoningGate::next(std::span<const float> logits, bool close_now) {
+Constraint ReasoningGate::next(const LogitRow& logits, bool close_now) {
   const ReasoningOptions& o = *options_;
   Constraint constraint;
   const auto end = marker();
@@ -155,8 +167,10 @@ Constraint ReasoningGate::next(std::span<const float> logits, bool close_now) {
         start_close(CloseReason::kHost, true);
       } else if (o.hard_budget > 0 && written + sentence >= o.hard_budget) {
         start_close(CloseReason::kHardBudget, true);
-      } else if (o.soft_budget > 0 && written >= o.soft_budget && close_is_likely(logits)) {
-        start_close(CloseReason::kSoftBudget, false);
+      } else if (o.soft_budget > 0 && written >= o.soft_budget) {
+        const std::optional<bool> likely = close_is_likely(logits);
+        constraint.unknown = !likely.has_value();
+        if (likely.value_or(false)) start_close(CloseReason::kSoftBudget, false);
       }
       if (forcing_ == Forcing::kClosing) {
         constraint.force = o.closing[forced_];

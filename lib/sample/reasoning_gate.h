@@ -44,11 +44,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "lib/base/status.h"
+#include "lib/sample/logit_row.h"
 
 namespace ponder {
 
@@ -92,6 +94,8 @@ struct Constraint {
   int32_t force = -1;                  // >= 0: this token, without sampling
   std::span<const int32_t> forbidden;  // borrowed from the options
   std::span<const int32_t> marker;     // forbidden too
+  // The reduced row does not tell whether the thought closes here: ask again with the whole one.
+  bool unknown = false;
 };
 
 // What became of a token. The engine keeps the tokens not yet resolved in a queue: append `token`;
@@ -124,11 +128,13 @@ class ReasoningGate {
   int32_t held() const { return held_; }
   CloseReason close_reason() const { return closed_; }
 
+  // What a reduced row must have for next() to be told by it, added to `needs`.
+  void add_needs(RowNeeds* needs) const;
   // Before each token. `logits` are the model's own for it (only the soft budget looks at
   // them). `close_now`: the host wants the answer; keep it set until the phase changes, a
   // thought that opens later is closed then. Deciding to close is remembered, so ask once per
   // token.
-  Constraint next(std::span<const float> logits, bool close_now);
+  Constraint next(const LogitRow& logits, bool close_now);
 
   // After each token, sampled or forced: an id of the vocabulary.
   Accepted accept(int32_t id);
@@ -142,7 +148,7 @@ class ReasoningGate {
 
   // The marker that would end this phase now, or empty.
   std::span<const int32_t> marker() const;
-  bool close_is_likely(std::span<const float> logits) const;
+  std::optional<bool> close_is_likely(const LogitRow& row) const;  // none: the row does not tell
   void start_close(CloseReason reason, bool with_sentence);
   bool is_end_of_text(int32_t id) const;
   bool is_blank(int32_t id) const;

@@ -62,6 +62,9 @@ class StagingBackend final : public ForwardingBackend {
     return run(&Backend::experts, p, &ExpertsParams::x, &ExpertsParams::ids,
                &ExpertsParams::weights, &ExpertsParams::out);
   }
+  Status digest_rows(const DigestRowsParams& p) override {
+    return run(&Backend::digest_rows, p, &DigestRowsParams::logits);
+  }
 
  private:
   // The op with all tensors on the device, inputs and outputs alike copied in and back out. Two

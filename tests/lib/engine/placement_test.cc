@@ -45,6 +45,7 @@ class PretendedGpu final : public RoutingSpy {
     routed.clear();
     return status;
   }
+  bool digests_rows() const override { return true; }
 
  private:
   DeviceInfo info_;

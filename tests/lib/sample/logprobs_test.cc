@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "lib/sample/rows.h"
+#include "lib/tensor/rows.h"
 #include "tests/lib/sample/noise.h"
 
 namespace ponder {

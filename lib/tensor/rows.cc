@@ -1,4 +1,4 @@
-#include "lib/sample/rows.h"
+#include "lib/tensor/rows.h"
 
 #include <algorithm>
 #include <bit>

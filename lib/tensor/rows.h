@@ -1,4 +1,5 @@
-// Passes over one row of logits that the sampler and the logprobs share.
+// Passes over one row of logits that the sampler, the logprobs and backends that reduce rows
+// (lib/device/row_digest.h) share.
 //
 // A row is looked at in blocks of kRowBlock. The first pass notes the largest logit of each block,
 // so that the passes after it touch only blocks that matter: a language model's row has a few

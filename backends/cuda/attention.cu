@@ -1,8 +1,9 @@
-// Writing keys and values to their pages, and attention in float32 over keys and values of f32 or
-// latents: one block per row and head, whose four warps take every fourth run of 32 positions. A
-// row's order of sums depends on its position alone.
+// Writing keys and values to their pages, keys and queries turned on the way, and attention in
+// float32 over keys and values of f32 or latents: one block per row and head, whose four warps take
+// every fourth run of 32 positions. A row's order of sums depends on its position alone.
 
 #include "backends/cuda/cache.cuh"
+#include "backends/cuda/rows.cuh"
 
 namespace ponder::cuda {
 namespace {
@@ -10,63 +11,104 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
 
-// Elements of a row's keys and values with the zeros that fill them up.
-template <DType kType>
-__global__ void kv_write(Cache c, Rows k, Rows v, const RowPlace* places, const int32_t* pages,
-                         int64_t rows) {
-  const int64_t wide = int64_t{c.heads} * (c.k_row + c.v_row);
-  const int64_t values = c.heads * head_bytes(kType, c.page_tokens, c.k_row);
-  const int64_t step = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows * wide; i += step) {
-    const int64_t t = i / wide, g = i % wide / (c.k_row + c.v_row);
-    const int64_t e = i % wide % (c.k_row + c.v_row);
-    const RowPlace place = places[t];
-    const int64_t page = pages[place.first_page + place.position / c.page_tokens];
-    const int64_t slot = g * c.page_tokens + place.position % c.page_tokens;
-    uint8_t* at = c.base + page * c.page_bytes;
-    if (e < c.k_row) {
-      store_element<kType>(at, slot * c.k_row + e,
-                           e < c.k_dim ? k.data[t * k.row + g * k.head + e] : 0.0f);
-    } else {
-      const int64_t f = e - c.k_row;
-      store_value<kType>(at + values, slot * c.v_row + f,
-                         f < c.v_dim ? v.data[t * v.row + g * v.head + f] : 0.0f);
+constexpr int kVectorPerLane = kLargestHead / 32;
+
+// A vector as a warp holds it: lane l has elements l, l + 32, ..., zeros from `dim` on.
+struct HeadVector {
+  float of[kVectorPerLane];
+
+  __device__ HeadVector(const float* from, int dim) {
+    PONDER_UNROLL
+    for (int j = 0; j < kVectorPerLane; ++j) {
+      const int e = 32 * j + static_cast<int>(threadIdx.x % 32);
+      of[j] = e < dim ? from[e] : 0.0f;
+    }
+  }
+  // And in memory, which is read by all lanes before one of them writes.
+  __device__ void turn(const Turn& turn, float* memory, const float* table) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    PONDER_UNROLL
+    for (int j = 0; j < kVectorPerLane; ++j) {
+      const int e = 32 * j + lane;
+      if (e >= 2 * turn.half) continue;
+      const TurnedPair pair = turned_pair(
+          turn, memory, table, turn.interleaved ? e / 2 : e - (e < turn.half ? 0 : turn.half));
+      of[j] = e == pair.one ? pair.first : pair.second;
+    }
+    __syncwarp();
+    PONDER_UNROLL
+    for (int j = 0; j < kVectorPerLane; ++j) {
+      if (32 * j + lane < 2 * turn.half) memory[32 * j + lane] = of[j];
+    }
+  }
+};
+
+// To slot `slot` of a head's rows in a page, `row` elements each.
+template <DType kType, bool kValues>
+__device__ inline void store_vector(const HeadVector& vector, uint8_t* head, int slot, int row,
+                                    int page_tokens) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  PONDER_UNROLL
+  for (int j = 0; j < kVectorPerLane; ++j) {
+    const int e = 32 * j + lane;
+    const float x = vector.of[j];
+    if constexpr (kType == DType::kQ8_0) {
+      // A block: its largest magnitude becomes 127. Scales end where 127 of them are still a half:
+      // beyond it a value is held.
+      if (32 * j >= row) break;
+      const float magnitude = fabsf(x);
+      const bool bad = warp_max(magnitude < INFINITY ? 0.0f : 1.0f) != 0.0f;
+      const float largest = warp_max(magnitude);
+      const uint16_t scale = bad ? uint16_t{0x7e00} : f16_of(fminf(largest / 127.0f, 515.5f));
+      const float d = f16_value(scale);
+      float code = 0;
+      if (!bad && d != 0) code = rintf(fminf(fmaxf(x / d, -127.0f), 127.0f));
+      head[slot * row + e] = static_cast<uint8_t>(static_cast<int8_t>(code));
+      if (lane == 0) {
+        reinterpret_cast<uint16_t*>(head + page_tokens * row)[slot * (row / 32) + j] = scale;
+      }
+    } else if (e < row) {
+      if constexpr (kValues) {
+        store_value<kType>(head, slot * row + e, x);
+      } else {
+        store_element<kType>(head, slot * row + e, x);
+      }
     }
   }
 }
 
-// A warp per block of 32 elements: the largest magnitude becomes 127. Scales end where 127 of them
-// are still a half: beyond it a value is held.
-__global__ void kv_write_q8(Cache c, Rows k, Rows v, const RowPlace* places, const int32_t* pages,
-                            int64_t rows) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const int32_t k_blocks = c.k_row / 32, blocks = k_blocks + c.v_row / 32;
-  const int64_t wide = int64_t{c.heads} * blocks, warps = int64_t{gridDim.x} * kWarps;
-  const int64_t k_bytes = head_bytes(DType::kQ8_0, c.page_tokens, c.k_row);
-  const int64_t v_bytes = head_bytes(DType::kQ8_0, c.page_tokens, c.v_row);
-  for (int64_t i = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32; i < rows * wide; i += warps) {
-    const int64_t t = i / wide, g = i % wide / blocks;
-    const int32_t of_both = static_cast<int32_t>(i % blocks);
-    const bool is_key = of_both < k_blocks;
-    const int32_t b = is_key ? of_both : of_both - k_blocks;
-    const int32_t dim = is_key ? c.k_dim : c.v_dim, row = is_key ? c.k_row : c.v_row;
+// A warp per vector: a row's keys, its values, and the queries that are turned on the occasion.
+template <DType kType>
+__global__ void __launch_bounds__(kThreads)
+    kv_write(Cache c, Rows k, Rows v, Turn key, Turn query, const RowPlace* places,
+             const int32_t* pages, int64_t rows) {
+  const int64_t vectors = int64_t{2} * c.heads + query.heads;
+  const int64_t warps = int64_t{gridDim.x} * kWarps;
+  for (int64_t i = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32; i < rows * vectors;
+       i += warps) {
+    const int64_t t = i / vectors, of_row = i % vectors;
+    if (of_row >= 2 * c.heads) {
+      float* memory = query.x.data + t * query.x.row + (of_row - 2 * c.heads) * query.x.head;
+      HeadVector vector(memory, query.dim);
+      vector.turn(query, memory, query.table.data + t * query.table.row);
+      continue;
+    }
     const RowPlace place = places[t];
-    const int32_t slot = place.position % c.page_tokens;
-    uint8_t* at = c.base + pages[place.first_page + place.position / c.page_tokens] * c.page_bytes +
-                  (is_key ? g * k_bytes : c.heads * k_bytes + g * v_bytes);
-    const int32_t e = 32 * b + lane;
-    const float* from = is_key ? k.data + t * k.row + g * k.head : v.data + t * v.row + g * v.head;
-    const float x = e < dim ? from[e] : 0.0f;
-    const float magnitude = fabsf(x);
-    const bool bad = warp_max(magnitude < INFINITY ? 0.0f : 1.0f) != 0.0f;
-    const float largest = warp_max(magnitude);
-    const uint16_t scale = bad ? uint16_t{0x7e00} : f16_of(fminf(largest / 127.0f, 515.5f));
-    const float d = f16_value(scale);
-    float code = 0;
-    if (!bad && d != 0) code = rintf(fminf(fmaxf(x / d, -127.0f), 127.0f));
-    at[slot * row + e] = static_cast<uint8_t>(static_cast<int8_t>(code));
-    if (lane == 0) {
-      reinterpret_cast<uint16_t*>(at + int64_t{c.page_tokens} * row)[slot * (row / 32) + b] = scale;
+    const int slot = place.position % c.page_tokens;
+    uint8_t* page =
+        c.base + pages[place.first_page + place.position / c.page_tokens] * c.page_bytes;
+    const int64_t k_bytes = head_bytes(kType, c.page_tokens, c.k_row);
+    const int64_t v_bytes = head_bytes(kType, c.page_tokens, c.v_row);
+    if (of_row < c.heads) {
+      float* memory = k.data + t * k.row + of_row * k.head;
+      HeadVector vector(memory, c.k_dim);
+      if (key.heads > 0) vector.turn(key, memory, key.table.data + t * key.table.row);
+      store_vector<kType, false>(vector, page + of_row * k_bytes, slot, c.k_row, c.page_tokens);
+    } else {
+      const int64_t g = of_row - c.heads;
+      const HeadVector vector(v.data + t * v.row + g * v.head, c.v_dim);
+      store_vector<kType, true>(vector, page + c.heads * k_bytes + g * v_bytes, slot, c.v_row,
+                                c.page_tokens);
     }
   }
 }
@@ -173,13 +215,14 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 }  // namespace
 
-void launch_kv_write(Stream s, const Cache& cache, Rows k, Rows v, const RowPlace* places,
-                     const int32_t* pages, int64_t rows) {
-  const int64_t work = rows * cache.heads * (cache.k_row + cache.v_row);
+void launch_kv_write(Stream s, const Cache& cache, Rows k, Rows v, const Turn& key,
+                     const Turn& query, const RowPlace* places, const int32_t* pages,
+                     int64_t rows) {
+  const int64_t work = rows * (2 * cache.heads + query.heads);
   if (work == 0) return;
-  const unsigned blocks = blocks_for(work, kThreads);
   const auto run = [&](auto kernel) {
-    launch(s, blocks, kThreads, kernel, cache, k, v, places, pages, rows);
+    launch(s, blocks_for(work, kWarps), kThreads, kernel, cache, k, v, key, query, places, pages,
+           rows);
   };
   switch (cache.dtype) {
     case DType::kF32:
@@ -189,7 +232,7 @@ void launch_kv_write(Stream s, const Cache& cache, Rows k, Rows v, const RowPlac
     case DType::kF8_E4M3:
       return run(kv_write<DType::kF8_E4M3>);
     case DType::kQ8_0:
-      return run(kv_write_q8);
+      return run(kv_write<DType::kQ8_0>);
     default:
       return run(kv_write<DType::kBF16>);
   }

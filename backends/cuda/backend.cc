@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <vector>
 
 #include "backends/cuda/attention_plan.h"
 #include "backends/cuda/cuda.h"
@@ -14,6 +15,7 @@ namespace {
 using cuda::Device;
 using cuda::DeviceBuffer;
 using cuda::Rows;
+using cuda::RowSource;
 
 class DeviceAllocator final : public Allocator {
  public:
@@ -68,6 +70,7 @@ class CudaBackend final : public Backend {
         context_(context),
         allocator_(device_.get(), index),
         scratch_(device_.get()),
+        formed_(device_.get()),
         inputs_(device_.get()) {}
 
   // What must be there before the first step.
@@ -138,14 +141,18 @@ class CudaBackend final : public Backend {
     return device_->settle();
   }
   Status upload_between(const void* host, void* device, uint64_t bytes) override {
+    launch_waiting();
+    formed_.forget(device, bytes);
     return inputs_.send(host, device, bytes);
   }
   // Where the host waits for the device anyway, it also learns what a router found.
   Status download(const void* device, void* host, uint64_t bytes) override {
+    launch_waiting();
     PONDER_RETURN_IF_ERROR(device_->download(device, host, bytes));
     return find_route_fault();
   }
   Status copy_page(const KvLayer& cache, int32_t from, int32_t to) override {
+    launch_waiting();
     const uint64_t bytes = cache.layout.page_bytes;
     return device_->copy(cache.base + static_cast<uint64_t>(from) * bytes,
                          cache.base + static_cast<uint64_t>(to) * bytes, bytes);
@@ -155,21 +162,30 @@ class CudaBackend final : public Backend {
     PONDER_RETURN_IF_ERROR(device_->use());
     device_->begin_steps();
     device_->queue().discard();
-    PONDER_RETURN_IF_ERROR(inputs_.begin(batch));
+    turning_.clear();  // of a slice that was broken off
+    in_slice_ = false;
     // As the last step's ops would want for these rows, so that nothing is allocated between them.
     const auto rows = static_cast<int64_t>(batch.tokens.size());
-    const uint64_t bytes = std::max(needs_.bytes(rows), inputs_.plan_scratch_bytes(batch));
+    PONDER_RETURN_IF_ERROR(formed_.reserve(needs_.formed_bytes(rows)));
+    PONDER_RETURN_IF_ERROR(inputs_.begin(batch));
+    const uint64_t bytes = std::max(needs_.scratch_bytes(rows), inputs_.plan_scratch_bytes(batch));
     needs_.clear();
     return scratch_.reserve(bytes).status();
   }
   Status start_slice(const Batch& batch, int) override {
     device_->queue().discard();  // of a slice that was broken off
+    turning_.clear();
+    formed_.begin();
+    in_slice_ = true;
     gathered_ = batch.tokens.size() <= kMostGatheredRows;
     device_->queue().gather(gathered_);
     return OkStatus();
   }
   // Long steps stay at most one slice ahead of the device, or a cancel would come too late.
   Status end_slice() override {
+    launch_waiting();
+    formed_.end();
+    in_slice_ = false;
     device_->queue().gather(false);
     PONDER_RETURN_IF_ERROR(device_->queue().submit());
     if (gathered_) return OkStatus();
@@ -180,7 +196,7 @@ class CudaBackend final : public Backend {
 
   Status embed(const EmbedParams& p) override {
     const auto& table = static_cast<const cuda::CudaWeight*>(p.table)->stacks[0];
-    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_RETURN_IF_ERROR(begin_op(p.out));
     PONDER_ASSIGN_OR_RETURN(const int32_t* const tokens, inputs_.find(p.tokens));
     launch_widen_rows(stream(), table.matrix(), tokens, rows_of(p.out),
                       static_cast<int64_t>(p.tokens.size()));
@@ -188,26 +204,29 @@ class CudaBackend final : public Backend {
   }
 
   Status rms_norm(const RmsNormParams& p) override {
-    PONDER_RETURN_IF_ERROR(device_->use());
-    launch_rms_norm(stream(), rows_of(p.x), p.weight.f32(), p.eps, rows_of(p.out), p.x.dim[0],
-                    p.x.rank == 3 ? p.x.dim[1] : 1, p.x.dim[p.x.rank - 1]);
+    PONDER_RETURN_IF_ERROR(begin_op(p.out));
+    if (p.x.rank == 2) {
+      formed_.make({RowSource::Kind::kNormed, rows_of(p.x), p.weight.f32(), p.eps, rows_of(p.out)},
+                   p.x.dim[0], p.x.dim[1]);
+    } else {
+      launch_rms_norm(stream(), rows_of(p.x), p.weight.f32(), p.eps, rows_of(p.out), p.x.dim[0],
+                      p.x.dim[1], p.x.dim[2]);
+    }
     return device_->check("a norm");
   }
 
   Status linear(const LinearParams& p) override {
-    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_RETURN_IF_ERROR(begin_product(p.out));
     const auto& weight = *static_cast<const cuda::CudaWeight*>(p.w);
-    const int64_t rows = p.x.dim[0];
     needs_.note(weight);
-    PONDER_ASSIGN_OR_RETURN(char* scratch,
-                            scratch_.reserve(cuda::linear_scratch_bytes(weight, rows)));
-    run_linear(stream(), weight, rows_of(p.x), p.bias.rank > 0 ? p.bias.f32() : nullptr,
-               rows_of(p.out), rows, scratch);
+    PONDER_RETURN_IF_ERROR(run_linear(stream(), weight, rows_of(p.x),
+                                      p.bias.rank > 0 ? p.bias.f32() : nullptr, rows_of(p.out),
+                                      p.x.dim[0], formed_));
     return device_->check("a matrix product");
   }
 
   Status experts(const ExpertsParams& p) override {
-    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_RETURN_IF_ERROR(begin_product(p.out));
     const auto& experts = *static_cast<const cuda::CudaExperts*>(p.experts);
     const int64_t rows = p.x.dim[0], top_k = p.ids.dim[1];
     needs_.note(experts, top_k);
@@ -215,12 +234,13 @@ class CudaBackend final : public Backend {
                             scratch_.reserve(cuda::experts_scratch_bytes(experts, rows, top_k)));
     const cuda::ChosenExperts chosen{static_cast<const int32_t*>(p.ids.data), p.ids.stride[0],
                                      rows_of(p.weights), top_k};
-    run_experts(stream(), experts, rows_of(p.x), chosen, rows_of(p.out), rows, scratch);
+    PONDER_RETURN_IF_ERROR(run_experts(stream(), experts, rows_of(p.x), chosen, rows_of(p.out),
+                                       rows, formed_, scratch));
     return device_->check("a mixture of experts");
   }
 
   Status rope_table(const RopeTableParams& p) override {
-    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_RETURN_IF_ERROR(begin_op(p.out));
     PONDER_ASSIGN_OR_RETURN(const float* const inv_freq, inputs_.constant(p.inv_freq));
     PONDER_ASSIGN_OR_RETURN(const int32_t* const positions, inputs_.find(p.positions));
     launch_rope_table(stream(), inv_freq, positions, p.magnitude, rows_of(p.out),
@@ -229,27 +249,37 @@ class CudaBackend final : public Backend {
     return device_->check("a table of rotations");
   }
 
+  // Waits for the next op, which may be what writes the turned key to the cache, or another turn.
   Status rope(const RopeParams& p) override {
     PONDER_RETURN_IF_ERROR(device_->use());
-    launch_rope(stream(), rows_of(p.x), rows_of(p.table), p.interleaved, p.x.dim[0], p.x.dim[1],
-                p.table.dim[1] / 2);
+    formed_.flush();
+    forget(p.x);
+    const Turning turning{
+        {rows_of(p.x), rows_of(p.table), static_cast<int32_t>(p.x.dim[1]),
+         static_cast<int32_t>(p.x.dim[2]), static_cast<int32_t>(p.table.dim[1] / 2), p.interleaved},
+        p.x.dim[0]};
+    const bool again = !turning_.empty() && turning_[0].turn.x.data == turning.turn.x.data;
+    if (turning_.size() == 2 || again) launch_turning();
+    turning_.push_back(turning);
+    if (!in_slice_) launch_turning();
     return device_->check("a rotation");
   }
 
   Status swiglu(const SwigluParams& p) override {
-    PONDER_RETURN_IF_ERROR(device_->use());
-    launch_swiglu(stream(), rows_of(p.gate_up), rows_of(p.out), p.out.dim[0], p.out.dim[1]);
+    PONDER_RETURN_IF_ERROR(begin_op(p.out));
+    formed_.make({RowSource::Kind::kGated, rows_of(p.gate_up), nullptr, 0, rows_of(p.out)},
+                 p.out.dim[0], p.out.dim[1]);
     return device_->check("swiglu");
   }
 
   Status add(const AddParams& p) override {
-    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_RETURN_IF_ERROR(begin_op(p.out));
     launch_add(stream(), rows_of(p.a), rows_of(p.b), rows_of(p.out), p.out.dim[0], p.out.dim[1]);
     return device_->check("an addition");
   }
 
   Status gather_rows(const GatherRowsParams& p) override {
-    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_RETURN_IF_ERROR(begin_op(p.out));
     PONDER_ASSIGN_OR_RETURN(const int32_t* const rows, inputs_.find(p.rows));
     launch_gather_rows(stream(), rows_of(p.x), rows, rows_of(p.out),
                        static_cast<int64_t>(p.rows.size()), p.x.dim[1]);
@@ -258,14 +288,25 @@ class CudaBackend final : public Backend {
 
   Status kv_write(const KvWriteParams& p) override {
     PONDER_RETURN_IF_ERROR(device_->use());
+    formed_.flush();
     PONDER_ASSIGN_OR_RETURN(const auto places, inputs_.places(*p.batch));
-    launch_kv_write(stream(), cache_of(p.cache), rows_of(p.k), rows_of(p.v), places.rows,
-                    places.pages, p.k.dim[0]);
+    const int64_t rows = p.k.dim[0];
+    // A query that was turned just before comes along, if a warp can hold it.
+    const cuda::Turn key = take_turn(p.k);
+    cuda::Turn query;
+    if (key.heads > 0 && turning_.size() == 1 && turning_[0].rows == rows &&
+        2 * turning_[0].turn.half <= cuda::kLargestHead) {
+      query = turning_[0].turn;
+      turning_.clear();
+    }
+    launch_turning();
+    launch_kv_write(stream(), cache_of(p.cache), rows_of(p.k), rows_of(p.v), key, query,
+                    places.rows, places.pages, rows);
     return device_->check("writing keys and values");
   }
 
   Status attention(const AttentionParams& p) override {
-    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_RETURN_IF_ERROR(begin_op(p.out));
     const cuda::Cache cache = cache_of(p.cache);
     const int64_t heads = p.q.dim[1];
     Rows out = rows_of(p.out);
@@ -292,15 +333,19 @@ class CudaBackend final : public Backend {
 
   Status mla_write(const MlaWriteParams& p) override {
     PONDER_RETURN_IF_ERROR(device_->use());
+    formed_.flush();
     PONDER_ASSIGN_OR_RETURN(const auto places, inputs_.places(*p.batch));
-    launch_mla_write(stream(), cache_of(p.cache), rows_of(p.latent), rows_of(p.k_rope), places.rows,
-                     places.pages, p.latent.dim[0], p.latent.dim[1]);
+    const int64_t rows = p.latent.dim[0];
+    const cuda::Turn key = take_turn(p.k_rope);
+    launch_turning();
+    launch_mla_write(stream(), cache_of(p.cache), rows_of(p.latent), rows_of(p.k_rope), key,
+                     places.rows, places.pages, rows, p.latent.dim[1]);
     return device_->check("writing latents");
   }
 
   // A run of rows at a time: queries times W^UK, attention over the latents, results times W^UV.
   Status mla_attention(const MlaAttentionParams& p) override {
-    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_RETURN_IF_ERROR(begin_op(p.out));
     const auto& up = *static_cast<const cuda::CudaMlaWeight*>(p.up);
     const cuda::Cache cache = cache_of(p.cache);
     const int64_t heads = p.q_nope.dim[1], rank = up.keys.outputs;
@@ -342,7 +387,8 @@ class CudaBackend final : public Backend {
   }
 
   Status route(const RouteParams& p) override {
-    PONDER_RETURN_IF_ERROR(device_->use());
+    PONDER_RETURN_IF_ERROR(begin_op(p.ids));
+    forget(p.weights);
     const RouterParams& r = p.router;
     const cuda::Router router{static_cast<int32_t>(p.logits.dim[1]),
                               r.top_k,
@@ -360,7 +406,59 @@ class CudaBackend final : public Backend {
   }
 
  private:
+  // A rotation that waits, of so many rows.
+  struct Turning {
+    cuda::Turn turn;
+    int64_t rows;
+  };
+
   cuda::Stream stream() const { return device_->stream(); }
+
+  // How an op begins whose result is `written`; every op that writes memory has one of these two.
+  Status begin_op(const Tensor& written) {
+    PONDER_RETURN_IF_ERROR(begin_product(written));
+    formed_.flush();
+    return OkStatus();
+  }
+  // The same for one that reads `formed_`, so that what waits there may be done together with it.
+  Status begin_product(const Tensor& written) {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    launch_turning();
+    forget(written);
+    return OkStatus();
+  }
+  void forget(const Tensor& written) {
+    int64_t last = 0;
+    for (int i = 0; i < written.rank; ++i) {
+      if (written.dim[i] == 0) return;
+      last += (written.dim[i] - 1) * written.stride[i];
+    }
+    formed_.forget(written.data, static_cast<uint64_t>(last + 1) * sizeof(float));
+  }
+  void launch_waiting() {
+    launch_turning();
+    formed_.flush();
+  }
+  void launch_turning() {
+    for (const Turning& t : turning_) launch_rope(stream(), t.turn, t.rows);
+    turning_.clear();
+  }
+  // The rotation of all heads of x [T, G, E] or [T, E], if that waits; then it does so no more.
+  cuda::Turn take_turn(const Tensor& x) {
+    const Rows rows = rows_of(x);
+    const int64_t heads = x.rank == 3 ? x.dim[1] : 1;
+    for (size_t i = 0; i < turning_.size(); ++i) {
+      const auto [turn, turn_rows] = turning_[i];
+      if (turn.x.data != rows.data || turn.x.row != rows.row || turn_rows != x.dim[0] ||
+          turn.heads != heads || (heads > 1 && turn.x.head != rows.head) ||
+          turn.dim != x.dim[x.rank - 1]) {
+        continue;
+      }
+      turning_.erase(turning_.begin() + static_cast<std::ptrdiff_t>(i));
+      return turn;
+    }
+    return {};
+  }
 
   static cuda::Cache cache_of(const KvLayer& layer) {
     cuda::Cache cache;
@@ -398,6 +496,9 @@ class CudaBackend final : public Backend {
   const BackendContext context_;
   DeviceAllocator allocator_;
   Scratch scratch_;
+  cuda::FormedRows formed_;
+  std::vector<Turning> turning_;  // at most two
+  bool in_slice_ = false;
   cuda::StepInputs inputs_;
   cuda::ProductNeeds needs_;
   static constexpr int kSliceMark = Device::kMarks - 2;  // two in turn; inputs_ has those below

@@ -1,6 +1,7 @@
 // Norms, rotations, products and sums of rows: memory-bound, one pass each.
 
 #include "backends/cuda/launch.h"
+#include "backends/cuda/rows.cuh"
 #include "backends/cuda/simt.cuh"
 
 namespace ponder::cuda {
@@ -8,7 +9,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// One warp per vector, at any width: the order of the sum depends on the width alone.
+// One warp per vector, at any width.
 __global__ void rms_norm(Rows x, const float* weight, float eps, Rows out, int64_t rows,
                          int64_t heads, int64_t width) {
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -17,9 +18,7 @@ __global__ void rms_norm(Rows x, const float* weight, float eps, Rows out, int64
        i += warps) {
     const float* in = x.data + i / heads * x.row + i % heads * x.head;
     float* to = out.data + i / heads * out.row + i % heads * out.head;
-    float sum = 0;
-    for (int64_t e = lane; e < width; e += 32) sum = fmaf(in[e], in[e], sum);
-    const float factor = 1.0f / sqrtf(warp_sum(sum) / static_cast<float>(width) + eps);
+    const float factor = norm_factor(in, width, eps);
     for (int64_t e = lane; e < width; e += 32) to[e] = in[e] * factor * weight[e];
   }
 }
@@ -36,18 +35,16 @@ __global__ void rope_table(const float* inv_freq, const int32_t* positions, floa
   }
 }
 
-__global__ void rope(Rows x, Rows table, bool interleaved, int64_t rows, int64_t heads,
-                     int64_t half) {
-  const int64_t step = int64_t{gridDim.x} * kThreads;
+__global__ void rope(Turn turn, int64_t rows) {
+  const int64_t step = int64_t{gridDim.x} * kThreads, half = turn.half, heads = turn.heads;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows * heads * half;
        i += step) {
-    const int64_t e = i % half, h = i / half % heads, t = i / half / heads;
-    float* v = x.data + t * x.row + h * x.head;
-    const int64_t one = interleaved ? 2 * e : e, two = interleaved ? 2 * e + 1 : e + half;
-    const float c = table.data[t * table.row + e], s = table.data[t * table.row + half + e];
-    const float a = v[one], b = v[two];
-    v[one] = a * c - b * s;
-    v[two] = b * c + a * s;
+    const int64_t t = i / half / heads;
+    float* vector = turn.x.data + t * turn.x.row + i / half % heads * turn.x.head;
+    const TurnedPair p =
+        turned_pair(turn, vector, turn.table.data + t * turn.table.row, static_cast<int>(i % half));
+    vector[p.one] = p.first;
+    vector[p.two] = p.second;
   }
 }
 
@@ -89,11 +86,10 @@ void launch_rope_table(Stream s, const float* inv_freq, const int32_t* positions
   launch(s, blocks_for(rows * half, kThreads), kThreads, rope_table, inv_freq, positions, magnitude,
          out, rows, half);
 }
-void launch_rope(Stream s, Rows x, Rows table, bool interleaved, int64_t rows, int64_t heads,
-                 int64_t half) {
-  if (rows * heads * half == 0) return;
-  launch(s, blocks_for(rows * heads * half, kThreads), kThreads, rope, x, table, interleaved, rows,
-         heads, half);
+void launch_rope(Stream s, const Turn& turn, int64_t rows) {
+  const int64_t work = rows * turn.heads * turn.half;
+  if (work == 0) return;
+  launch(s, blocks_for(work, kThreads), kThreads, rope, turn, rows);
 }
 void launch_swiglu(Stream s, Rows gate_up, Rows out, int64_t rows, int64_t width) {
   if (rows * width == 0) return;

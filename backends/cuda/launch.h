@@ -23,8 +23,16 @@ void launch_rms_norm(Stream s, Rows x, const float* weight, float eps, Rows out,
                      int64_t heads, int64_t width);
 void launch_rope_table(Stream s, const float* inv_freq, const int32_t* positions, float magnitude,
                        Rows out, int64_t rows, int64_t half);
-void launch_rope(Stream s, Rows x, Rows table, bool interleaved, int64_t rows, int64_t heads,
-                 int64_t half);
+// A rotation of x in place.
+struct Turn {
+  Rows x;             // [T, heads, dim]; the first 2 * half of dim turn
+  Rows table;         // [T, 2 * half], by launch_rope_table
+  int32_t heads = 0;  // 0: no rotation
+  int32_t dim = 0;
+  int32_t half = 0;
+  bool interleaved = false;
+};
+void launch_rope(Stream s, const Turn& turn, int64_t rows);
 void launch_swiglu(Stream s, Rows gate_up, Rows out, int64_t rows, int64_t width);
 void launch_add(Stream s, Rows a, Rows b, Rows out, int64_t rows, int64_t width);
 void launch_gather_rows(Stream s, Rows x, const int32_t* indices, Rows out, int64_t rows,

@@ -42,8 +42,10 @@ struct RowPlace {
 };
 
 // ---- attention.cu ------------------------------------------------------------------------------
-void launch_kv_write(Stream s, const Cache& cache, Rows k, Rows v, const RowPlace* places,
-                     const int32_t* pages, int64_t rows);
+// `key`, where it has heads, turns k on the way; `query` turns what has nothing to do with the
+// cache, heads of up to kLargestHead. The numbers are those of launch_rope.
+void launch_kv_write(Stream s, const Cache& cache, Rows k, Rows v, const Turn& key,
+                     const Turn& query, const RowPlace* places, const int32_t* pages, int64_t rows);
 // In float32, for caches of f32: one block per row and head.
 void launch_attention(Stream s, const Cache& cache, Rows q, const RowPlace* places,
                       const int32_t* pages, float scale, Rows out, int64_t rows, int64_t heads);
@@ -99,7 +101,8 @@ constexpr int64_t attention_scratch_bytes(int64_t rows, int64_t heads, int64_t c
 // key.
 inline constexpr int64_t kLargestRank = 512;
 inline constexpr int64_t kLargestLatent = 1024;
-void launch_mla_write(Stream s, const Cache& cache, Rows latent, Rows k_rope,
+// `key`, where it has a head, turns k_rope on the way.
+void launch_mla_write(Stream s, const Cache& cache, Rows latent, Rows k_rope, const Turn& key,
                       const RowPlace* places, const int32_t* pages, int64_t rows, int64_t rank);
 
 // A matrix for each head: out[t, h, o] = sum over k of x[t, h, k] w[h, o, k].

@@ -45,10 +45,21 @@ constexpr uint64_t form_bytes(Form form, int64_t rows, int64_t cols) {
 }
 
 // ---- linear_rows.cu ----------------------------------------------------------------------------
-// Rows in a form, form_bytes of memory. `gated`: x is [rows, 2 cols], and what is stored is
-// silu(left half) * right half. Not for kFloats.
-void launch_form_rows(Stream s, Form form, Rows x, bool gated, void* out, int64_t rows,
+// Numbers before they are rounded: x itself, or what an op makes of it, which is stored as floats,
+// too, where `out` is not null. The floats are those of launch_rms_norm and launch_swiglu.
+struct RowSource {
+  enum class Kind { kStored, kGated, kNormed };
+  Kind kind = Kind::kStored;
+  Rows x;  // [rows, cols]; kGated: [rows, 2 cols], the numbers are silu(left half) * right half
+  const float* weight = nullptr;  // kNormed: [cols]
+  float eps = 0;
+  Rows out;  // [rows, cols]; kNormed: may be x
+};
+// Rows in a form, form_bytes of memory. Not for kFloats; kNormed up to most_normed_cols.
+void launch_form_rows(Stream s, Form form, const RowSource& source, void* out, int64_t rows,
                       int64_t cols);
+// A row waits in shared memory of which a block can have `limit` bytes.
+constexpr int64_t most_normed_cols(int64_t limit) { return (limit - 1024) / 4; }
 
 // ---- products ----------------------------------------------------------------------------------
 // Weights on the device, the matrices of all experts one after the other (a dense layer has one).

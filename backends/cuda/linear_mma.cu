@@ -9,13 +9,13 @@
 // conversion instructions and loses nothing.
 
 #include "backends/cuda/launch_linear.h"
-#include "backends/cuda/product.cuh"
 #include "backends/cuda/simt_linear.cuh"
+#include "backends/cuda/tile.cuh"
 
 namespace ponder::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = kTileThreads;
 constexpr int kWarps = kThreads / 32;
 constexpr int kUnits = 8;        // of bf16 and f16
 constexpr int kLineBytes = 128;  // of a row of weights, read at a time
@@ -192,25 +192,18 @@ __global__ void __launch_bounds__(kThreads, kTiles == 1 ? 2 : 1) few_rows(HalfAr
 
 // ---- many rows: tiles of both sides in shared memory -------------------------------------------
 
-constexpr int kTileOutputs = 128;
-constexpr int kWarpRows = 32;  // places of a warp
-
-// A block: 128 outputs for kRows places, a warp 16 * kA of them for 32. Lines of 64 bytes of each
-// row lie densely, so that the 16 bytes that eight lanes read are all of the banks.
+// Lines of 64 bytes of each row lie densely, so that the 16 bytes that eight lanes read are all of
+// the banks.
 template <Form kForm, int kRows>
 __global__ void __launch_bounds__(kThreads) many_rows(HalfArgs g) {
   using H = Half<kForm>;
-  constexpr int kRowWarps = kRows / kWarpRows;
-  constexpr int kA = kTileOutputs / 16 * kRowWarps / kWarps, kB = kWarpRows / 8;
+  using Shape = ProductTile<kRows>;
   constexpr int kStages = kForm == Form::kF8 ? 2 : 3;
-  constexpr int kLeftPieces = kTileOutputs * 4, kRightPieces = H::kRuns * kRows * 4;  // of 16 bytes
   __shared__ uint4 left[kStages][kTileOutputs][4];
   __shared__ uint4 right[kStages][H::kRuns][kRows][4];
   const Span span = span_of(g.places, blockIdx.y, kRows);
   if (span.count <= 0) return;
-  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  const int group = lane / 4, quad = lane % 4;
-  const int warp_output = warp / kRowWarps * (16 * kA), warp_row = warp % kRowWarps * kWarpRows;
+  const Shape tile;
   const int64_t first_output = int64_t{blockIdx.x} * kTileOutputs;
   const int64_t row_bytes = g.pitch * H::kBytes;
   const uint8_t* w = g.w.data + span.expert * static_cast<int64_t>(g.w.bytes);
@@ -219,25 +212,21 @@ __global__ void __launch_bounds__(kThreads) many_rows(HalfArgs g) {
   // A stage is kStep inputs: 64 bytes of each row of w.
   const auto fetch = [&](int64_t stage) {
     const int slot = static_cast<int>(stage % kStages);
-    PONDER_UNROLL
-    for (int i = 0; i < kLeftPieces / kThreads; ++i) {
-      const int piece = static_cast<int>(threadIdx.x) + i * kThreads, row = piece / 4;
+    deal_pieces<kTileOutputs * 4>([&](int piece) {
+      const int row = piece / 4;
       const bool there = row < stored;
       copy_async16(&left[slot][row][piece % 4],
                    w + (there ? first_output + row : 0) * row_bytes + stage * 64 + piece % 4 * 16,
                    there);
-    }
-    PONDER_UNROLL
-    for (int i = 0; i < (kRightPieces + kThreads - 1) / kThreads; ++i) {
-      const int piece = static_cast<int>(threadIdx.x) + i * kThreads;
-      if (kRightPieces % kThreads != 0 && piece >= kRightPieces) continue;
+    });
+    deal_pieces<H::kRuns * kRows * 4>([&](int piece) {
       const int run = piece / (kRows * 4), row = piece / 4 % kRows;
       const bool there = row < span.count;
       copy_async16(&right[slot][run][row][piece % 4],
                    g.x + x_row(g.places, span.first + (there ? row : 0)) * g.pitch +
                        stage * H::kStep + 32 * run + piece % 4 * 8,
                    there);
-    }
+    });
   };
   const int64_t stages = g.pitch / H::kStep;
   for (int64_t s = 0; s < kStages - 1; ++s) {
@@ -245,7 +234,7 @@ __global__ void __launch_bounds__(kThreads) many_rows(HalfArgs g) {
     copy_async_commit();
   }
   const int64_t units = H::units(g.pitch);
-  float sums[kA][kB][4] = {}, own[kA][kB][4] = {};
+  typename Shape::Sums sums = {}, own = {};
   int64_t stage = 0;
   for (int64_t unit = 0; unit < units; ++unit) {
     const int64_t end = H::unit_begin(unit + 1, g.pitch) * 2;  // a line is two stages
@@ -257,62 +246,47 @@ __global__ void __launch_bounds__(kThreads) many_rows(HalfArgs g) {
       const int slot = static_cast<int>(stage % kStages);
       PONDER_UNROLL
       for (int run = 0; run < H::kRuns; ++run) {
-        uint4 x[kB];
+        uint4 x[Shape::kB];
         PONDER_UNROLL
-        for (int b = 0; b < kB; ++b) x[b] = right[slot][run][warp_row + 8 * b + group][quad];
+        for (int b = 0; b < Shape::kB; ++b) {
+          x[b] = right[slot][run][tile.row + 8 * b + tile.group][tile.quad];
+        }
         PONDER_UNROLL
-        for (int a = 0; a < kA; ++a) {
+        for (int a = 0; a < Shape::kA; ++a) {
+          const int row = tile.output + 16 * a + tile.group;
           uint32_t high[4], low[4];
-          H::run_of(left[slot][warp_output + 16 * a + group][quad], run, high);
-          H::run_of(left[slot][warp_output + 16 * a + group + 8][quad], run, low);
+          H::run_of(left[slot][row][tile.quad], run, high);
+          H::run_of(left[slot][row + 8][tile.quad], run, low);
           PONDER_UNROLL
-          for (int b = 0; b < kB; ++b) H::multiply(sums[a][b], high, low, x[b]);
+          for (int b = 0; b < Shape::kB; ++b) H::multiply(sums[a][b], high, low, x[b]);
         }
       }
     }
     const float scale = H::unit_scale(g, span.expert, first_output, unit);
-    PONDER_UNROLL
-    for (int a = 0; a < kA; ++a) {
-      PONDER_UNROLL
-      for (int b = 0; b < kB; ++b) {
-        PONDER_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          own[a][b][i] = fmaf(sums[a][b][i], scale, own[a][b][i]);
-          sums[a][b][i] = 0.0f;
-        }
-      }
-    }
+    Shape::each([&](int a, int b, int i) {
+      own[a][b][i] = fmaf(sums[a][b][i], scale, own[a][b][i]);
+      sums[a][b][i] = 0.0f;
+    });
   }
-  PONDER_UNROLL
-  for (int a = 0; a < kA; ++a) {
-    PONDER_UNROLL
-    for (int b = 0; b < kB; ++b) {
-      PONDER_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const int row = warp_row + 8 * b + 2 * quad + i % 2;
-        const int64_t n = first_output + warp_output + 16 * a + group + 8 * (i / 2);
-        if (row < span.count && n < g.w.rows) H::store(g, span.first + row, n, own[a][b][i]);
-      }
-    }
-  }
+  tile.store(own, span.count, g.w.rows,
+             [&](int row, int64_t n, float sum) { H::store(g, span.first + row, n, sum); });
 }
 
 template <Form kForm>
 void run_form(Stream s, const HalfArgs& g) {
-  const auto grid = [&](int64_t outputs, int rows) {
-    return dim3(static_cast<unsigned>((g.w.rows + outputs - 1) / outputs),
+  const auto grid = [&](int rows) {
+    return dim3(static_cast<unsigned>((g.w.rows + 15) / 16),
                 static_cast<unsigned>(tiles_of(g.places, rows)));
   };
   const int64_t rows = g.places.tiles != nullptr ? g.places.tile_rows : g.places.rows;
-  // Between: too few tiles of 128 rows for all of a device.
   if (rows <= 8) {
-    launch(s, grid(16, 8), kThreads, few_rows<kForm, 1>, g);
+    launch(s, grid(8), kThreads, few_rows<kForm, 1>, g);
   } else if (rows <= 32 && g.places.tiles == nullptr) {
-    launch(s, grid(16, 32), kThreads, few_rows<kForm, 4>, g);
-  } else if (rows <= 256 && (g.places.tiles == nullptr || rows <= 32)) {
-    launch(s, grid(kTileOutputs, 32), kThreads, many_rows<kForm, 32>, g);
+    launch(s, grid(32), kThreads, few_rows<kForm, 4>, g);
+  } else if (narrow_tiles(g.places)) {
+    launch(s, tile_grid<32>(g.w, g.places), kThreads, many_rows<kForm, 32>, g);
   } else {
-    launch(s, grid(kTileOutputs, 128), kThreads, many_rows<kForm, 128>, g);
+    launch(s, tile_grid<128>(g.w, g.places), kThreads, many_rows<kForm, 128>, g);
   }
 }
 

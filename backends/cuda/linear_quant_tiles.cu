@@ -4,13 +4,12 @@
 // is added in the same order.
 
 #include "backends/cuda/linear_quant.cuh"
+#include "backends/cuda/tile.cuh"
 
 namespace ponder::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kOutputs = 128;  // of a block: four panels
-constexpr int kWarpRows = 32;  // places of a warp
+constexpr int kThreads = kTileThreads;
 // Integer sums start from the bits of 1.5 * 2^23: read as a float, minus that number, they are the
 // sum as a float, exact below 2^22 (32 * 128 * 128 is less), without a conversion, which is slow.
 constexpr int32_t kStart = 0x4b400000;
@@ -30,18 +29,17 @@ static_assert(sizeof(WeightBlock) == 48 && sizeof(ByteBlock) == 48);
 // expanding a sub-block is little beside what it is multiplied by.
 template <bool kSixteen, bool kMinima, int kRows>
 __global__ void __launch_bounds__(kThreads, 1) quant_tiles(QuantArgs g) {
-  constexpr int kRowWarps = kRows / kWarpRows;
-  constexpr int kA = kOutputs / 16 * kRowWarps / (kThreads / 32), kB = kWarpRows / 8;
-  __shared__ WeightBlock left[2][2][kOutputs];
+  using Shape = ProductTile<kRows>;
+  __shared__ WeightBlock left[2][2][kTileOutputs];
   __shared__ ByteBlock right[2][2][kRows];
   const Span span = span_of(g.places, blockIdx.y, kRows);
   if (span.count <= 0) return;
-  const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % 32, warp = thread / 32, group = lane / 4, quad = lane % 4;
-  const int warp_output = warp / kRowWarps * (16 * kA), warp_row = warp % kRowWarps * kWarpRows;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  const Shape tile;
   // What this thread expands: one row of one of a stage's two sub-blocks.
-  const int own_row = thread % kOutputs, own_sub = thread / kOutputs;
-  const int64_t own_panel = int64_t{blockIdx.x} * (kOutputs / kPanelRows) + own_row / kPanelRows;
+  const int own_row = thread % kTileOutputs, own_sub = thread / kTileOutputs;
+  const int64_t own_panel =
+      int64_t{blockIdx.x} * (kTileOutputs / kPanelRows) + own_row / kPanelRows;
   const bool own_there = own_panel * kPanelRows < g.w.rows;
   const uint8_t* own = g.w.data + span.expert * static_cast<int64_t>(g.w.bytes) +
                        own_panel * g.records * int64_t{g.panel_bytes};
@@ -71,11 +69,7 @@ __global__ void __launch_bounds__(kThreads, 1) quant_tiles(QuantArgs g) {
                           __float_as_uint(w.min[0]), __float_as_uint(w.min[1]));
   };
   const auto fetch = [&](int stage, int slot) {
-    constexpr int kPieces = 2 * kRows * 3;
-    PONDER_UNROLL
-    for (int i = 0; i < (kPieces + kThreads - 1) / kThreads; ++i) {
-      const int piece = thread + i * kThreads;
-      if (kPieces % kThreads != 0 && piece >= kPieces) continue;
+    deal_pieces<2 * kRows * 3>([&](int piece) {
       const int row = piece / 6, part = piece % 6;  // six pieces of a row lie together
       const bool there = row < span.count;
       const ByteBlock* from = g.x +
@@ -83,12 +77,12 @@ __global__ void __launch_bounds__(kThreads, 1) quant_tiles(QuantArgs g) {
                               stage * 2 + part / 3;
       copy_async16(reinterpret_cast<uint4*>(&right[slot][part / 3][row]) + part % 3,
                    reinterpret_cast<const uint4*>(from) + part % 3, there);
-    }
+    });
     copy_async_commit();
   };
 
   const int stages = g.records * 4;
-  float sums[kA][kB][4] = {}, all[kA][kB][4] = {};
+  typename Shape::Sums sums = {}, all = {};
   load(0);
   fetch(0, 0);
   expand(0);
@@ -104,18 +98,18 @@ __global__ void __launch_bounds__(kThreads, 1) quant_tiles(QuantArgs g) {
       }
       PONDER_ROLLED
       for (int sub = 0; sub < 2; ++sub) {
-        uint32_t x[kB][2];
+        uint32_t x[Shape::kB][2];
         PONDER_UNROLL
-        for (int b = 0; b < kB; ++b) {
+        for (int b = 0; b < Shape::kB; ++b) {
           const auto* q =
-              reinterpret_cast<const uint32_t*>(right[slot][sub][warp_row + 8 * b + group].q);
-          x[b][0] = q[quad];
-          x[b][1] = q[4 + quad];
+              reinterpret_cast<const uint32_t*>(right[slot][sub][tile.row + 8 * b + tile.group].q);
+          x[b][0] = q[tile.quad];
+          x[b][1] = q[4 + tile.quad];
         }
         PONDER_UNROLL
-        for (int a = 0; a < kA; ++a) {
-          const WeightBlock& top = left[slot][sub][warp_output + 16 * a + group];
-          const WeightBlock& low = left[slot][sub][warp_output + 16 * a + group + 8];
+        for (int a = 0; a < Shape::kA; ++a) {
+          const WeightBlock& top = left[slot][sub][tile.output + 16 * a + tile.group];
+          const WeightBlock& low = left[slot][sub][tile.output + 16 * a + tile.group + 8];
           PONDER_UNROLL
           for (int h = 0; h < (kSixteen ? 2 : 1); ++h) {
             // Keeps the compiler from reading far ahead, for which registers are short.
@@ -125,12 +119,12 @@ __global__ void __launch_bounds__(kThreads, 1) quant_tiles(QuantArgs g) {
             uint32_t w[kSixteen ? 2 : 4];
             PONDER_UNROLL
             for (int i = 0; i < (kSixteen ? 1 : 2); ++i) {
-              w[2 * i] = top.q[4 * (h + i) + quad];
-              w[2 * i + 1] = low.q[4 * (h + i) + quad];
+              w[2 * i] = top.q[4 * (h + i) + tile.quad];
+              w[2 * i + 1] = low.q[4 * (h + i) + tile.quad];
             }
             PONDER_UNROLL
-            for (int b = 0; b < kB; ++b) {
-              const ByteBlock* of_x = &right[slot][sub][warp_row + 8 * b + 2 * quad];
+            for (int b = 0; b < Shape::kB; ++b) {
+              const ByteBlock* of_x = &right[slot][sub][tile.row + 8 * b + 2 * tile.quad];
               const float x_scales[2] = {of_x[0].scale, of_x[1].scale};
               float x_sums[2];
               int32_t d[4];
@@ -153,51 +147,28 @@ __global__ void __launch_bounds__(kThreads, 1) quant_tiles(QuantArgs g) {
       }
       if (stage + 1 < stages) expand(1 - slot);
     }
-    PONDER_UNROLL
-    for (int a = 0; a < kA; ++a) {
-      PONDER_UNROLL
-      for (int b = 0; b < kB; ++b) {
-        PONDER_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          all[a][b][i] += sums[a][b][i];
-          sums[a][b][i] = 0.0f;
-        }
-      }
-    }
+    Shape::each([&](int a, int b, int i) {
+      all[a][b][i] += sums[a][b][i];
+      sums[a][b][i] = 0.0f;
+    });
   }
-  PONDER_UNROLL
-  for (int a = 0; a < kA; ++a) {
-    PONDER_UNROLL
-    for (int b = 0; b < kB; ++b) {
-      PONDER_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const int row = warp_row + 8 * b + 2 * quad + i % 2;
-        const int64_t n =
-            int64_t{blockIdx.x} * kOutputs + warp_output + 16 * a + group + 8 * (i / 2);
-        if (row < span.count && n < g.w.rows) store_quant(g, span.first + row, n, all[a][b][i]);
-      }
-    }
-  }
+  tile.store(all, span.count, g.w.rows,
+             [&](int row, int64_t n, float sum) { store_quant(g, span.first + row, n, sum); });
 }
 
 template <int kRows>
 void launch_rows(Stream s, const QuantArgs& g) {
-  const dim3 grid(static_cast<unsigned>((g.w.rows + kOutputs - 1) / kOutputs),
-                  static_cast<unsigned>(tiles_of(g.places, kRows)));
   const bool sixteen = scales_sixteen(g.w.dtype), minima = has_minima(g.w.dtype);
   const auto kernel =
       sixteen ? (minima ? quant_tiles<true, true, kRows> : quant_tiles<true, false, kRows>)
               : (minima ? quant_tiles<false, true, kRows> : quant_tiles<false, false, kRows>);
-  launch(s, grid, kThreads, kernel, g);
+  launch(s, tile_grid<kRows>(g.w, g.places), kThreads, kernel, g);
 }
 
 }  // namespace
 
 void launch_quant_tiles(Stream s, const QuantArgs& g) {
-  const int64_t rows = g.places.tiles != nullptr ? g.places.tile_rows : g.places.rows;
-  // Between: too few tiles of 128 rows for all of a device.
-  const bool narrow = g.places.tiles != nullptr ? rows <= 32 : rows <= 256;
-  const auto run = narrow ? launch_rows<32> : launch_rows<128>;
+  const auto run = narrow_tiles(g.places) ? launch_rows<32> : launch_rows<128>;
   run(s, g);
 }
 

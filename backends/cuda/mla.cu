@@ -1,7 +1,8 @@
-// Multi-head latent attention: writing latents to their pages, and the products of each head's own
-// matrix, W^UK into the query and W^UV into the result.
+// Multi-head latent attention: writing latents and turned keys to their pages, and the products of
+// each head's own matrix, W^UK into the query and W^UV into the result.
 
 #include "backends/cuda/cache.cuh"
+#include "backends/cuda/rows.cuh"
 
 namespace ponder::cuda {
 namespace {
@@ -9,19 +10,31 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
 
+// A thread per number of the latent, then per pair that turns, then per number that is left.
 template <DType kType>
-__global__ void mla_write(Cache c, Rows latent, Rows k_rope, const RowPlace* places,
+__global__ void mla_write(Cache c, Rows latent, Rows k_rope, Turn key, const RowPlace* places,
                           const int32_t* pages, int64_t rows, int64_t rank) {
-  const int64_t step = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows * c.k_row; i += step) {
-    const int64_t t = i / c.k_row, e = i % c.k_row;
+  const int64_t step = int64_t{gridDim.x} * kThreads, each = c.k_row - key.half;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < rows * each; i += step) {
+    const int64_t t = i / each, e = i % each;
     const RowPlace place = places[t];
-    const int64_t page = pages[place.first_page + place.position / c.page_tokens];
-    const float v = e < rank      ? latent.data[t * latent.row + e]
-                    : e < c.k_dim ? k_rope.data[t * k_rope.row + e - rank]
-                                  : 0.0f;
-    store_value<kType>(c.base + page * c.page_bytes,
-                       place.position % c.page_tokens * int64_t{c.k_row} + e, v);
+    uint8_t* page =
+        c.base + pages[place.first_page + place.position / c.page_tokens] * c.page_bytes;
+    const int64_t slot = place.position % c.page_tokens * int64_t{c.k_row};
+    float* rope = k_rope.data + t * k_rope.row;
+    if (e < rank) {
+      store_value<kType>(page, slot + e, latent.data[t * latent.row + e]);
+    } else if (e < rank + key.half) {
+      const TurnedPair p =
+          turned_pair(key, rope, key.table.data + t * key.table.row, static_cast<int>(e - rank));
+      rope[p.one] = p.first;
+      rope[p.two] = p.second;
+      store_element<kType>(page, slot + rank + p.one, p.first);
+      store_element<kType>(page, slot + rank + p.two, p.second);
+    } else {
+      const int64_t at = e + key.half;
+      store_element<kType>(page, slot + at, at < c.k_dim ? rope[at - rank] : 0.0f);
+    }
   }
 }
 
@@ -111,12 +124,12 @@ void launch_tiles(Stream s, const HeadMatrices& w, Rows x, Rows out, int64_t row
 
 }  // namespace
 
-void launch_mla_write(Stream s, const Cache& cache, Rows latent, Rows k_rope,
+void launch_mla_write(Stream s, const Cache& cache, Rows latent, Rows k_rope, const Turn& key,
                       const RowPlace* places, const int32_t* pages, int64_t rows, int64_t rank) {
   if (rows == 0) return;
   const auto run = [&](auto kernel) {
-    launch(s, blocks_for(rows * cache.k_row, kThreads), kThreads, kernel, cache, latent, k_rope,
-           places, pages, rows, rank);
+    launch(s, blocks_for(rows * (cache.k_row - key.half), kThreads), kThreads, kernel, cache,
+           latent, k_rope, key, places, pages, rows, rank);
   };
   if (cache.dtype == DType::kF32) return run(mla_write<DType::kF32>);
   if (cache.dtype == DType::kF16) return run(mla_write<DType::kF16>);

@@ -24,28 +24,22 @@ class Pieces {
 
 uint64_t floats(int64_t a, int64_t b) { return static_cast<uint64_t>(a * b) * sizeof(float); }
 
-uint64_t most_form_bytes(std::span<const DeviceStack> stacks, int64_t rows) {
-  uint64_t most = 0;
-  for (const DeviceStack& stack : stacks) {
-    most = std::max(most, form_bytes(stack.weights.form, rows, stack.weights.cols));
-  }
-  return most;
-}
-
-// Products with all of some stacks, their results side by side. `formed` has most_form_bytes.
-void multiply(Stream s, std::span<const DeviceStack> stacks, Rows x, const Places& places,
-              const float* bias, Rows out, void* formed) {
-  Form held = Form::kFloats;
+// Products with all of some stacks, their results side by side.
+Status multiply(Stream s, std::span<const DeviceStack> stacks, Rows x, const Places& places,
+                const float* bias, Rows out, FormedRows& formed) {
   for (const DeviceStack& stack : stacks) {
     const Weights& w = stack.weights;
-    if (w.form != Form::kFloats && w.form != held) {
-      launch_form_rows(s, w.form, x, false, formed, places.x_rows, w.cols);
-      held = w.form;
+    const void* rounded = nullptr;
+    if (w.form == Form::kFloats) {
+      formed.flush();
+    } else {
+      PONDER_ASSIGN_OR_RETURN(rounded, formed.get(w.form, x, places.x_rows, w.cols));
     }
-    launch_product(s, w, x, formed, places, bias, out);
+    launch_product(s, w, x, rounded, places, bias, out);
     out.data += w.rows;
     if (bias != nullptr) bias += w.rows;
   }
+  return OkStatus();
 }
 
 // What a round of experts works with.
@@ -54,7 +48,6 @@ struct ExpertRoom {
   int32_t* from;      // [places]
   int32_t* place_of;  // [rows, top_k]
   RowTile* tiles;
-  void* formed;   // x
   float* wide;    // [places, 2 F]
   void* between;  // silu(gate) * up, in the form of the down matrix
   float* narrow;  // [places, D]
@@ -71,7 +64,6 @@ ExpertRoom take_room(Pieces& pieces, const CudaExperts& e, int64_t rows, int64_t
   // Tiles of one place are the most there can be.
   room.tiles = pieces.take<RowTile>(static_cast<uint64_t>(most_tiles(places, e.experts, 1)) *
                                     sizeof(RowTile));
-  room.formed = pieces.take<void>(most_form_bytes(e.gate_up, rows));
   room.wide = pieces.take<float>(floats(places, 2 * e.width));
   room.between = pieces.take<void>(down == Form::kFloats ? floats(places, e.width)
                                                          : form_bytes(down, places, e.width));
@@ -85,15 +77,11 @@ int64_t rows_of_round(int64_t rows, int64_t top_k, int64_t most_places) {
 
 }  // namespace
 
-uint64_t linear_scratch_bytes(const CudaWeight& weight, int64_t rows) {
-  return most_form_bytes(weight.stacks, rows);
-}
-
-void run_linear(Stream s, const CudaWeight& weight, Rows x, const float* bias, Rows out,
-                int64_t rows, char* scratch) {
+Status run_linear(Stream s, const CudaWeight& weight, Rows x, const float* bias, Rows out,
+                  int64_t rows, FormedRows& formed) {
   Places places;
   places.rows = places.x_rows = rows;
-  multiply(s, weight.stacks, x, places, bias, out, scratch);
+  return multiply(s, weight.stacks, x, places, bias, out, formed);
 }
 
 uint64_t experts_scratch_bytes(const CudaExperts& experts, int64_t rows, int64_t top_k,
@@ -103,8 +91,8 @@ uint64_t experts_scratch_bytes(const CudaExperts& experts, int64_t rows, int64_t
   return pieces.used();
 }
 
-void run_experts(Stream s, const CudaExperts& experts, Rows x, const ChosenExperts& chosen,
-                 Rows out, int64_t rows, char* scratch, int64_t most_places) {
+Status run_experts(Stream s, const CudaExperts& experts, Rows x, const ChosenExperts& chosen,
+                   Rows out, int64_t rows, FormedRows& formed, char* scratch, int64_t most_places) {
   const int64_t top_k = chosen.top_k, round = rows_of_round(rows, top_k, most_places);
   Pieces pieces(scratch);
   const ExpertRoom room = take_room(pieces, experts, round, top_k);
@@ -128,7 +116,7 @@ void run_experts(Stream s, const CudaExperts& experts, Rows x, const ChosenExper
     launch_sort_choices(s, chosen.ids + first * chosen.id_row, chosen.id_row, now, top_k,
                         experts.experts, places.tile_rows, places.tile_count, room.counts,
                         room.from, room.place_of, room.tiles);
-    multiply(s, experts.gate_up, in, places, nullptr, wide, room.formed);
+    PONDER_RETURN_IF_ERROR(multiply(s, experts.gate_up, in, places, nullptr, wide, formed));
 
     places.x_rows = places.rows;
     places.from = nullptr;
@@ -136,29 +124,29 @@ void run_experts(Stream s, const CudaExperts& experts, Rows x, const ChosenExper
     if (down.form == Form::kFloats) {
       launch_swiglu(s, wide, between, places.rows, experts.width);
     } else {
-      launch_form_rows(s, down.form, wide, true, room.between, places.rows, experts.width);
+      launch_form_rows(s, down.form, {RowSource::Kind::kGated, wide, nullptr, 0, {}}, room.between,
+                       places.rows, experts.width);
     }
     launch_product(s, down, between, room.between, places, nullptr, narrow);
     launch_sum_choices(s, narrow, room.place_of, weights, to, now, top_k, experts.hidden);
   }
+  return OkStatus();
 }
 
-void ProductNeeds::note(const CudaWeight& weight) {
-  for (const DeviceStack& stack : weight.stacks) {
+void ProductNeeds::note(std::span<const DeviceStack> stacks) {
+  for (const DeviceStack& stack : stacks) {
     const std::pair form(stack.weights.form, stack.weights.cols);
     if (std::find(forms_.begin(), forms_.end(), form) == forms_.end()) forms_.push_back(form);
   }
 }
 
+void ProductNeeds::note(const CudaWeight& weight) { note(weight.stacks); }
+
 void ProductNeeds::note(const CudaExperts& experts, int64_t top_k) {
-  const auto same_form = [](const DeviceStack& a, const DeviceStack& b) {
-    return a.weights.form == b.weights.form && a.weights.cols == b.weights.cols;
-  };
+  note(experts.gate_up);
   for (const auto& [shape, k] : mixtures_) {
     if (k == top_k && shape.experts == experts.experts && shape.width == experts.width &&
-        shape.hidden == experts.hidden && same_form(shape.down, experts.down) &&
-        std::equal(shape.gate_up.begin(), shape.gate_up.end(), experts.gate_up.begin(),
-                   experts.gate_up.end(), same_form)) {
+        shape.hidden == experts.hidden && shape.down.weights.form == experts.down.weights.form) {
       return;
     }
   }
@@ -168,14 +156,16 @@ void ProductNeeds::note(const CudaExperts& experts, int64_t top_k) {
   mixture.shape.width = experts.width;
   mixture.shape.hidden = experts.hidden;
   mixture.shape.down.weights = experts.down.weights;
-  for (const DeviceStack& stack : experts.gate_up) {
-    mixture.shape.gate_up.emplace_back().weights = stack.weights;
-  }
 }
 
-uint64_t ProductNeeds::bytes(int64_t rows) const {
+uint64_t ProductNeeds::formed_bytes(int64_t rows) const {
   uint64_t most = 0;
   for (const auto& [form, cols] : forms_) most = std::max(most, form_bytes(form, rows, cols));
+  return most;
+}
+
+uint64_t ProductNeeds::scratch_bytes(int64_t rows) const {
+  uint64_t most = 0;
   for (const auto& [shape, top_k] : mixtures_) {
     most = std::max(most, experts_scratch_bytes(shape, rows, top_k));
   }

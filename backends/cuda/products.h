@@ -5,15 +5,14 @@
 #include <utility>
 #include <vector>
 
+#include "backends/cuda/formed_rows.h"
 #include "backends/cuda/pack.h"
 
 namespace ponder::cuda {
 
-// Device memory that run_linear wants for up to `rows` rows.
-uint64_t linear_scratch_bytes(const CudaWeight& weight, int64_t rows);
-// out[t, n] = x[t] . w[n] + bias[n]; `bias` may be null, `scratch` is aligned to 256 bytes.
-void run_linear(Stream s, const CudaWeight& weight, Rows x, const float* bias, Rows out,
-                int64_t rows, char* scratch);
+// out[t, n] = x[t] . w[n] + bias[n]; `bias` may be null. x is rounded in `formed`.
+Status run_linear(Stream s, const CudaWeight& weight, Rows x, const float* bias, Rows out,
+                  int64_t rows, FormedRows& formed);
 
 // One row's choices: ids[t * id_row + c] ascending in c, weights likewise.
 struct ChosenExperts {
@@ -30,18 +29,23 @@ inline constexpr int64_t kMostPlaces = 16384;
 uint64_t experts_scratch_bytes(const CudaExperts& experts, int64_t rows, int64_t top_k,
                                int64_t most_places = kMostPlaces);
 // out[t] = sum over c of weight * down(silu(gate x) * up x). Nothing comes back to the host.
-void run_experts(Stream s, const CudaExperts& experts, Rows x, const ChosenExperts& chosen,
-                 Rows out, int64_t rows, char* scratch, int64_t most_places = kMostPlaces);
+// `scratch` is aligned to 256 bytes.
+Status run_experts(Stream s, const CudaExperts& experts, Rows x, const ChosenExperts& chosen,
+                   Rows out, int64_t rows, FormedRows& formed, char* scratch,
+                   int64_t most_places = kMostPlaces);
 
-// What the products of a step wanted of scratch memory, to be reserved when the next one begins.
+// What the products of a step wanted of memory, to be reserved when the next one begins.
 class ProductNeeds {
  public:
   void note(const CudaWeight& weight);
   void note(const CudaExperts& experts, int64_t top_k);
-  uint64_t bytes(int64_t rows) const;
+  uint64_t formed_bytes(int64_t rows) const;   // of a call of FormedRows::get
+  uint64_t scratch_bytes(int64_t rows) const;  // of run_experts
   void clear();
 
  private:
+  void note(std::span<const DeviceStack> stacks);
+
   struct Mixture {
     CudaExperts shape;  // without memory
     int64_t top_k;

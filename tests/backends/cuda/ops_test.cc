@@ -6,10 +6,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "backends/cuda/cuda.h"
-#include "backends/ref/ref.h"
-#include "gtest/gtest.h"
-#include "tests/backends/cuda/emulated_runtime.h"
 #include "tests/backends/cuda/support.h"
 
 namespace ponder {
@@ -18,21 +14,7 @@ namespace {
 using cuda::emulation::faults;
 using ::testing::HasSubstr;
 
-class CudaOps : public ::testing::Test {
- protected:
-  CudaOps() {
-    faults = {};
-    pool_ = *make_thread_pool(1);
-    context_.allocator = default_allocator();
-    context_.pool = pool_.get();
-    ref_ = make_ref_backend(context_);
-    cuda_ = *cuda_factory()->create(0, context_);
-  }
-
-  std::unique_ptr<ThreadPool> pool_;
-  BackendContext context_;
-  std::unique_ptr<Backend> ref_, cuda_;
-};
+class CudaOps : public EmulatedCuda {};
 
 TEST_F(CudaOps, TablesGiveTheStoredValues) {
   for (const DType dtype : all_types()) {

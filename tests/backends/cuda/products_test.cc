@@ -7,19 +7,14 @@
 #include <algorithm>
 #include <cmath>
 
-#include "backends/cuda/cuda.h"
 #include "backends/cuda/products.h"
-#include "backends/ref/ref.h"
-#include "gtest/gtest.h"
 #include "lib/tensor/dequantize.h"
-#include "tests/backends/cuda/emulated_runtime.h"
 #include "tests/backends/cuda/support.h"
 
 namespace ponder {
 namespace {
 
 using cuda::Form;
-using cuda::emulation::faults;
 using ::testing::HasSubstr;
 
 // One row as the values that it is multiplied as.
@@ -48,17 +43,8 @@ void round_row(Form form, float* x, int64_t cols) {
   }
 }
 
-class CudaProducts : public ::testing::Test {
+class CudaProducts : public EmulatedCuda {
  protected:
-  CudaProducts() {
-    faults = {};
-    pool_ = *make_thread_pool(1);
-    context_.allocator = default_allocator();
-    context_.pool = pool_.get();
-    ref_ = make_ref_backend(context_);
-    cuda_ = *cuda_factory()->create(0, context_);
-  }
-
   std::vector<float> linear(Backend* backend, const PackedWeight* w, std::vector<float> x,
                             int64_t rows, std::vector<float>* bias) {
     std::vector<float> out(static_cast<size_t>(rows * w->rows), NAN);
@@ -132,10 +118,6 @@ class CudaProducts : public ::testing::Test {
       }
     }
   }
-
-  std::unique_ptr<ThreadPool> pool_;
-  BackendContext context_;
-  std::unique_ptr<Backend> ref_, cuda_;
 };
 
 TEST_F(CudaProducts, WeightsOfAllTypesInFloat32) {
@@ -428,15 +410,17 @@ TEST_F(CudaExpertsTest, InSeveralRounds) {
   ASSERT_TRUE(packed.ok());
   auto x = random_floats(20 * 40, 6);
   Choices c = choose(20, 4, 2);
+  cuda::FormedRows formed(device.get());
   std::vector<float> whole;
   for (const int64_t most : {int64_t{40}, int64_t{6}, int64_t{1}}) {
     const uint64_t bytes = cuda::experts_scratch_bytes(**packed, 20, 2, most);
     EXPECT_LE(bytes, cuda::experts_scratch_bytes(**packed, 20, 2));
     auto scratch = *cuda::DeviceBuffer::create(device.get(), bytes, "a test");
     std::vector<float> out(x.size(), NAN);
-    run_experts(device->stream(), **packed, {x.data(), 40, 0},
-                {c.ids.data(), 2, {c.weights.data(), 2, 0}, 2}, {out.data(), 40, 0}, 20,
-                scratch.as<char>(), most);
+    ASSERT_TRUE(run_experts(device->stream(), **packed, {x.data(), 40, 0},
+                            {c.ids.data(), 2, {c.weights.data(), 2, 0}, 2}, {out.data(), 40, 0}, 20,
+                            formed, scratch.as<char>(), most)
+                    .ok());
     if (whole.empty()) whole = out;
     EXPECT_TRUE(same_bits(out, whole)) << most;
   }
@@ -453,20 +437,24 @@ TEST_F(CudaExpertsTest, WhatAStepWantedIsKnownForOtherNumbersOfRows) {
   auto weight = cuda::pack(device.get(), pool_.get(), parts, Precision::kAuto);
   ASSERT_TRUE(weight.ok()) << weight.status();
   cuda::ProductNeeds needs;
-  EXPECT_EQ(needs.bytes(7), 0u);
+  EXPECT_EQ(needs.formed_bytes(7), 0u);
+  EXPECT_EQ(needs.scratch_bytes(7), 0u);
   needs.note(**weight);
   for (const int64_t rows : {1, 7, 9000}) {
-    EXPECT_EQ(needs.bytes(rows), cuda::linear_scratch_bytes(**weight, rows));
+    EXPECT_EQ(needs.formed_bytes(rows), cuda::form_bytes(Form::kBF16, rows, 512));
+    EXPECT_EQ(needs.scratch_bytes(rows), 0u);
   }
   needs.note(**packed, 2);
   needs.note(**packed, 1);
   for (const int64_t rows : {1, 7, 9000}) {  // the last in rounds
-    EXPECT_EQ(needs.bytes(rows), cuda::experts_scratch_bytes(**packed, rows, 2));
+    EXPECT_EQ(needs.formed_bytes(rows), cuda::form_bytes(Form::kBF16, rows, 512));
+    EXPECT_EQ(needs.scratch_bytes(rows), cuda::experts_scratch_bytes(**packed, rows, 2));
   }
   packed->reset();  // another model's step may be next
-  EXPECT_GT(needs.bytes(7), 0u);
+  EXPECT_GT(needs.scratch_bytes(7), 0u);
   needs.clear();
-  EXPECT_EQ(needs.bytes(7), 0u);
+  EXPECT_EQ(needs.formed_bytes(7), 0u);
+  EXPECT_EQ(needs.scratch_bytes(7), 0u);
 }
 
 TEST_F(CudaExpertsTest, RefusesWhatItCannotDo) {

@@ -1,4 +1,4 @@
-// Inputs for the tests of the CUDA backend, and how far results may be off.
+// Inputs for the tests of the CUDA backend, how far results may be off, and the backends.
 #pragma once
 
 #include <cmath>
@@ -7,8 +7,12 @@
 #include <random>
 #include <vector>
 
+#include "backends/cuda/cuda.h"
+#include "backends/ref/ref.h"
+#include "gtest/gtest.h"
 #include "lib/device/backend.h"
 #include "lib/tensor/half.h"
+#include "tests/backends/cuda/emulated_runtime.h"
 #include "tests/lib/tensor/random_blocks.h"
 
 namespace ponder {
@@ -80,5 +84,23 @@ inline std::vector<DType> all_types() {
   }
   return types;
 }
+
+// One device without faults, and the reference beside it.
+class EmulatedCuda : public ::testing::Test {
+ protected:
+  EmulatedCuda() {
+    cuda::emulation::faults = {};
+    cuda::emulation::graphs = {};
+    pool_ = *make_thread_pool(1);
+    context_.allocator = default_allocator();
+    context_.pool = pool_.get();
+    ref_ = make_ref_backend(context_);
+    cuda_ = *cuda_factory()->create(0, context_);
+  }
+
+  std::unique_ptr<ThreadPool> pool_;
+  BackendContext context_;
+  std::unique_ptr<Backend> ref_, cuda_;
+};
 
 }  // namespace ponder

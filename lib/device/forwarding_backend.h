@@ -12,8 +12,10 @@ namespace ponder {
 
 class ForwardingBackend : public Backend {
  public:
-  // `to` outlives this.
+  // `to` outlives this, or belongs to it.
   explicit ForwardingBackend(Backend* to) : to_(to) {}
+  explicit ForwardingBackend(std::unique_ptr<Backend> to)
+      : owned_(std::move(to)), to_(owned_.get()) {}
 
   const DeviceInfo& info() const override { return to_->info(); }
   uint64_t memory_free() override { return to_->memory_free(); }
@@ -89,6 +91,7 @@ class ForwardingBackend : public Backend {
   Backend* to() const { return to_; }
 
  private:
+  const std::unique_ptr<Backend> owned_;
   Backend* const to_;
 };
 

@@ -15,8 +15,7 @@ namespace ponder {
 
 class StagingBackend final : public ForwardingBackend {
  public:
-  explicit StagingBackend(std::unique_ptr<Backend> to)
-      : ForwardingBackend(to.get()), owned_(std::move(to)) {}
+  using ForwardingBackend::ForwardingBackend;
 
   Status embed(const EmbedParams& p) override { return run(&Backend::embed, p, &EmbedParams::out); }
   Status rms_norm(const RmsNormParams& p) override {
@@ -104,8 +103,6 @@ class StagingBackend final : public ForwardingBackend {
     }
     return status;
   }
-
-  const std::unique_ptr<Backend> owned_;
 };
 
 }  // namespace ponder

@@ -35,8 +35,7 @@ inline const fs::path kOracle = fs::path(kSharedDir) / "oracle";
 // Hands everything on to another backend and keeps what the routers chose.
 class RoutingSpy final : public ForwardingBackend {
  public:
-  explicit RoutingSpy(std::unique_ptr<Backend> to)
-      : ForwardingBackend(to.get()), owned_(std::move(to)) {}
+  using ForwardingBackend::ForwardingBackend;
 
   struct Row {
     std::vector<int32_t> ids;
@@ -58,9 +57,6 @@ class RoutingSpy final : public ForwardingBackend {
     }
     return OkStatus();
   }
-
- private:
-  const std::unique_ptr<Backend> owned_;
 };
 
 // A model on a backend with its own pages, fed by hand: no engine.

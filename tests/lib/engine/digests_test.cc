@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "backends/ref/ref.h"
+#include "lib/device/forwarding_backend.h"
 #include "tests/golden/rig.h"
 #include "tests/lib/engine/speculation.h"
 
@@ -21,32 +22,27 @@ struct Traffic {
 Traffic traffic;
 
 // The reference backend, watched.
-class Watched final : public RoutingSpy {
+class Watched final : public ForwardingBackend {
  public:
   Watched(const BackendContext& context, bool digests)
-      : RoutingSpy(make_ref_backend(context)), digests_(digests) {}
+      : ForwardingBackend(make_ref_backend(context)), digests_(digests) {}
 
   Status linear(const LinearParams& p) override {
-    PONDER_RETURN_IF_ERROR(RoutingSpy::linear(p));
+    PONDER_RETURN_IF_ERROR(ForwardingBackend::linear(p));
     if (traffic.damage && p.w->rows == kVocabulary) {
       for (int64_t r = 0; r < p.out.dim[0]; ++r) p.out.f32()[r * p.out.stride[0] + 17] = NAN;
     }
     return OkStatus();
   }
-  Status route(const RouteParams& p) override {
-    const Status status = RoutingSpy::route(p);
-    routed.clear();
-    return status;
-  }
   Status download(const void* device, void* host, uint64_t bytes) override {
     const auto row = static_cast<uint64_t>(kVocabulary) * sizeof(float);
     if (bytes % row == 0) traffic.whole += bytes / row;
-    return RoutingSpy::download(device, host, bytes);
+    return ForwardingBackend::download(device, host, bytes);
   }
   Status digest_rows(const DigestRowsParams& p) override {
     if (p.logits.dim[1] > traffic.refuse_over) return unsupported_error("too long");
     traffic.reduced += p.rows.size();
-    return RoutingSpy::digest_rows(p);
+    return ForwardingBackend::digest_rows(p);
   }
   bool digests_rows() const override { return digests_; }
 

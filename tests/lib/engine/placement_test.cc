@@ -7,8 +7,8 @@
 #include <cstring>
 
 #include "backends/ref/ref.h"
+#include "lib/device/forwarding_backend.h"
 #include "lib/engine/needs.h"
-#include "tests/golden/rig.h"
 #include "tests/lib/engine/support.h"
 
 namespace ponder {
@@ -29,9 +29,10 @@ class Unwritten final : public Allocator {
 
 constexpr uint64_t kGpuMemory = uint64_t{1} << 30;
 
-class PretendedGpu final : public RoutingSpy {
+class PretendedGpu final : public ForwardingBackend {
  public:
-  explicit PretendedGpu(const BackendContext& context) : RoutingSpy(make_ref_backend(context)) {
+  explicit PretendedGpu(const BackendContext& context)
+      : ForwardingBackend(make_ref_backend(context)) {
     info_.kind = DeviceInfo::Kind::kGpu;
     info_.backend = "pretended";
     info_.name = "a pretended GPU";
@@ -40,11 +41,6 @@ class PretendedGpu final : public RoutingSpy {
   const DeviceInfo& info() const override { return info_; }
   Allocator* allocator() override { return &memory_; }
   Allocator* page_allocator(int) override { return &memory_; }
-  Status route(const RouteParams& p) override {
-    const Status status = RoutingSpy::route(p);
-    routed.clear();
-    return status;
-  }
   bool digests_rows() const override { return true; }
 
  private:

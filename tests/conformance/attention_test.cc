@@ -31,37 +31,38 @@ TEST_P(AttentionConformance, AgreesWithTheReferenceOnRaggedBatches) {
       {{300, 70}, {0, 17}, {767, 1}},
       {{1500, 1}},
   };
-  for (const Heads& heads : kHeads) {
-    for (DType dtype : kKvTypes) {
-      for (size_t b = 0; b < batches.size(); ++b) {
-        SCOPED_TRACE(absl::StrCat("H ", heads.h, " G ", heads.g, " E ", heads.e, " ",
-                                  dtype_name(dtype), " batch ", b));
-        std::vector<Timeline> timelines;
-        for (const Part& part : batches[b]) {
-          timelines.emplace_back(heads, part.cached + part.rows,
-                                 static_cast<uint32_t>(100 * timelines.size() + 1));
-        }
-        const auto run = [&](const Machine& m) {
-          Cache cache(m, heads, dtype, 80);
-          std::vector<std::vector<int32_t>> pages(timelines.size());
-          std::vector<Cache::Piece> cached, step;
-          for (size_t i = 0; i < timelines.size(); ++i) {
-            const Part& part = batches[b][i];
-            if (part.cached > 0) cached.push_back({&timelines[i], &pages[i], 0, part.cached});
-            step.push_back({&timelines[i], &pages[i], part.cached, part.rows});
-          }
-          if (!cached.empty()) cache.step(cached, false);
-          return cache.step(step);
-        };
-        // The reference takes its time: once for all backends.
-        static std::map<std::string, std::vector<float>> known;
-        std::vector<float>& wanted =
-            known[absl::StrCat(heads.h, " ", heads.g, " ", heads.e, dtype_name(dtype), b)];
-        if (wanted.empty()) wanted = run(ref);
-        const auto got = run(machine);
-        const double tolerance = attention_tolerance(heads.e);
-        for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], wanted[i], tolerance) << i;
+  // Heads, cache types and batches: all pairs of two, not all triples.
+  for (size_t h = 0; h < std::size(kHeads); ++h) {
+    for (size_t b = 0; b < batches.size(); ++b) {
+      const Heads& heads = kHeads[h];
+      const DType dtype = kKvTypes[(h + b) % std::size(kKvTypes)];
+      SCOPED_TRACE(absl::StrCat("H ", heads.h, " G ", heads.g, " E ", heads.e, " ",
+                                dtype_name(dtype), " batch ", b));
+      std::vector<Timeline> timelines;
+      for (const Part& part : batches[b]) {
+        timelines.emplace_back(heads, part.cached + part.rows,
+                               static_cast<uint32_t>(100 * timelines.size() + 1));
       }
+      const auto run = [&](const Machine& m) {
+        Cache cache(m, heads, dtype, 80);
+        std::vector<std::vector<int32_t>> pages(timelines.size());
+        std::vector<Cache::Piece> cached, step;
+        for (size_t i = 0; i < timelines.size(); ++i) {
+          const Part& part = batches[b][i];
+          if (part.cached > 0) cached.push_back({&timelines[i], &pages[i], 0, part.cached});
+          step.push_back({&timelines[i], &pages[i], part.cached, part.rows});
+        }
+        if (!cached.empty()) cache.step(cached, false);
+        return cache.step(step);
+      };
+      // The reference takes its time: once for all backends.
+      static std::map<std::string, std::vector<float>> known;
+      std::vector<float>& wanted =
+          known[absl::StrCat(heads.h, " ", heads.g, " ", heads.e, dtype_name(dtype), b)];
+      if (wanted.empty()) wanted = run(ref);
+      const auto got = run(machine);
+      const double tolerance = attention_tolerance(heads.e);
+      for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], wanted[i], tolerance) << i;
     }
   }
 }
@@ -71,6 +72,10 @@ TEST_P(AttentionConformance, RowsDependOnTheirOwnKeysOnlyBitForBit) {
   const Machine four(GetParam(), 4);
   for (const Heads& heads : {Heads{6, 2, 32}, Heads{12, 2, 128}, Heads{3, 1, 7}, Heads{8, 4, 80}}) {
     for (DType dtype : kKvTypes) {
+      // The widest take long: one cache type each.
+      if ((heads.e == 128 && dtype != DType::kBF16) || (heads.e == 80 && dtype != DType::kQ8_0)) {
+        continue;
+      }
       SCOPED_TRACE(absl::StrCat("H ", heads.h, " E ", heads.e, " ", dtype_name(dtype)));
       constexpr int64_t kTokens = 600;
       const Timeline timeline(heads, kTokens, 1), other(heads, kTokens, 50);

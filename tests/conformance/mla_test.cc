@@ -56,43 +56,43 @@ TEST_P(MlaConformance, AgreesWithExpandedKeysAndValues) {
       {{200, 140}, {0, 17}, {515, 1}},
       {{1100, 1}},
   };
-  for (const Shape& s : kShapes) {
-    for (DType dtype : kCacheTypes) {
+  // Shapes, cache types and batches: all pairs of two, not all triples.
+  for (size_t shape = 0; shape < std::size(kShapes); ++shape) {
+    for (size_t b = 0; b < batches.size(); ++b) {
+      const Shape& s = kShapes[shape];
+      const DType dtype = kCacheTypes[(shape + b) % std::size(kCacheTypes)];
       const DType weight_type = dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
       const Weights weights(s, weight_type, 7);
       for (Precision precision : {Precision::kF32, Precision::kAuto}) {
         const auto up = machine->pack_mla(weights.whole(weight_type), PackOptions{precision});
         ASSERT_TRUE(up.ok()) << up.status();
         const bool coarse = rounds_activations() && precision == Precision::kAuto;
-        for (size_t b = 0; b < batches.size(); ++b) {
-          SCOPED_TRACE(absl::StrCat(s.name(), " ", dtype_name(dtype), " batch ", b, " precision ",
-                                    static_cast<int>(precision)));
-          std::vector<Timeline> timelines;
-          std::vector<float> wanted;
-          // The definition takes its time: once for all backends.
-          static std::map<std::string, std::vector<float>> known;
-          std::vector<float>& all = known[absl::StrCat(s.name(), dtype_name(dtype), b)];
-          const bool fresh = all.empty();
-          for (const Part& part : batches[b]) {
-            timelines.emplace_back(s, part.cached + part.rows,
-                                   static_cast<uint32_t>(100 * timelines.size() + 1));
-            if (!fresh) continue;
-            const auto one = expanded(weights, timelines.back(), dtype, part.cached, part.rows);
-            all.insert(all.end(), one.begin(), one.end());
-          }
-          Cache cache(machine, up->get(), s, dtype, 80);
-          std::vector<std::vector<int32_t>> pages(timelines.size());
-          std::vector<Cache::Piece> cached, step;
-          for (size_t i = 0; i < timelines.size(); ++i) {
-            const Part& part = batches[b][i];
-            if (part.cached > 0) cached.push_back({&timelines[i], &pages[i], 0, part.cached});
-            step.push_back({&timelines[i], &pages[i], part.cached, part.rows});
-          }
-          if (!cached.empty()) cache.step(cached, false);
-          const auto got = cache.step(step);
-          const double limit = coarse ? kBf16Tolerance : tolerance(s);
-          for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], all[i], limit) << i;
+        SCOPED_TRACE(absl::StrCat(s.name(), " ", dtype_name(dtype), " batch ", b, " precision ",
+                                  static_cast<int>(precision)));
+        std::vector<Timeline> timelines;
+        // The definition takes its time: once for all backends.
+        static std::map<std::string, std::vector<float>> known;
+        std::vector<float>& all = known[absl::StrCat(s.name(), dtype_name(dtype), b)];
+        const bool fresh = all.empty();
+        for (const Part& part : batches[b]) {
+          timelines.emplace_back(s, part.cached + part.rows,
+                                 static_cast<uint32_t>(100 * timelines.size() + 1));
+          if (!fresh) continue;
+          const auto one = expanded(weights, timelines.back(), dtype, part.cached, part.rows);
+          all.insert(all.end(), one.begin(), one.end());
         }
+        Cache cache(machine, up->get(), s, dtype, 80);
+        std::vector<std::vector<int32_t>> pages(timelines.size());
+        std::vector<Cache::Piece> cached, step;
+        for (size_t i = 0; i < timelines.size(); ++i) {
+          const Part& part = batches[b][i];
+          if (part.cached > 0) cached.push_back({&timelines[i], &pages[i], 0, part.cached});
+          step.push_back({&timelines[i], &pages[i], part.cached, part.rows});
+        }
+        if (!cached.empty()) cache.step(cached, false);
+        const auto got = cache.step(step);
+        const double limit = coarse ? kBf16Tolerance : tolerance(s);
+        for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], all[i], limit) << i;
       }
     }
   }
@@ -140,6 +140,7 @@ TEST_P(MlaConformance, RowsDependOnTheirOwnKeysOnlyBitForBit) {
   const Machine four(GetParam(), 4);
   for (const Shape& s : {kShapes[0], kShapes[1], kShapes[3]}) {
     for (DType dtype : kCacheTypes) {
+      if (s.h == 20 && dtype != DType::kBF16) continue;  // takes long: one cache type
       SCOPED_TRACE(absl::StrCat(s.name(), " ", dtype_name(dtype)));
       constexpr int64_t kTokens = 700;
       const Weights weights(s, DType::kBF16, 1);

@@ -28,9 +28,6 @@ packages=(
   abigail-tools         # tests/abi compares the library against its recorded ABI
 )
 
-# The presets of the full checks compile much alike.
-full_packages=(ccache)
-
 sanitizers=0 install=1 build=1
 for option in "$@"; do
   case $option in
@@ -40,7 +37,7 @@ for option in "$@"; do
     *) sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
   esac
 done
-[ $sanitizers = 0 ] || packages+=("${full_packages[@]}")
+[ $sanitizers = 0 ] || packages+=(ccache)  # what clones and presets compile alike is kept
 
 say() { printf '%s\n' "setup: $*" >&2; }
 

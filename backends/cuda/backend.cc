@@ -3,6 +3,7 @@
 
 #include "backends/cuda/attention_plan.h"
 #include "backends/cuda/cuda.h"
+#include "backends/cuda/digest.h"
 #include "backends/cuda/pack.h"
 #include "backends/cuda/pack_mla.h"
 #include "backends/cuda/products.h"
@@ -71,7 +72,8 @@ class CudaBackend final : public Backend {
         allocator_(device_.get(), index),
         scratch_(device_.get()),
         formed_(device_.get()),
-        inputs_(device_.get()) {}
+        inputs_(device_.get()),
+        digests_(device_.get(), &inputs_) {}
 
   // What must be there before the first step.
   Status prepare() {
@@ -405,6 +407,15 @@ class CudaBackend final : public Backend {
     return device_->check("routing");
   }
 
+  Status digest_rows(const DigestRowsParams& p) override {
+    PONDER_RETURN_IF_ERROR(device_->use());
+    launch_waiting();
+    return digests_.run(p, [this](const void* device, void* host, uint64_t bytes) {
+      return download(device, host, bytes);
+    });
+  }
+  bool digests_rows() const override { return true; }
+
  private:
   // A rotation that waits, of so many rows.
   struct Turning {
@@ -500,6 +511,7 @@ class CudaBackend final : public Backend {
   std::vector<Turning> turning_;  // at most two
   bool in_slice_ = false;
   cuda::StepInputs inputs_;
+  cuda::Digests digests_;
   cuda::ProductNeeds needs_;
   static constexpr int kSliceMark = Device::kMarks - 2;  // two in turn; inputs_ has those below
   int slice_ = 0;

@@ -4,8 +4,8 @@
 Usage: evidence.py [--arch sm_90] [--only FILE.cu]... [--absl PREFIX/include] [--nvcc nvcc] [--cuobjdump cuobjdump]
 
 Needs the CUDA toolkit, no GPU. Compiles backends/cuda/*.cu as the build does. Prints a table, one kernel per line; exits with
-1 when a kernel spills registers or lacks an instruction that it is written around (REQUIRED). Without cuobjdump instructions
-are counted in PTX.
+1 when a kernel spills registers, lacks an instruction that it is written around (REQUIRED) or has one that it must not have
+(FORBIDDEN). Without cuobjdump instructions are counted in PTX.
 """
 import argparse
 import pathlib
@@ -40,6 +40,10 @@ REQUIRED = [
     ("mla.cu", r"head_products_mma<f16", "mma f16"),
     ("mla_mma.cu", r"mla_mma<bf16", "mma bf16"),
     ("mla_mma.cu", r"mla_mma<f16", "mma f16"),
+]
+# File, what its PTX must not contain, and why.
+FORBIDDEN = [
+    ("digest.cu", r"\bfma\.rn", "sums must be rounded as the host's are"),
 ]
 
 
@@ -83,6 +87,8 @@ def main():
             subprocess.run([*common, "-ptx", "-o", ptx, source], check=True)
             told = subprocess.run([*common[:1], f"-arch={args.arch}", "-cubin", "-Xptxas", "-v", "-o", cubin, ptx], check=True,
                                   capture_output=True, text=True).stderr
+            bad += [f"{source.name}: {pattern} in PTX: {why}" for file, pattern, why in FORBIDDEN
+                    if file == source.name and re.search(pattern, ptx.read_text())]
             if machine:
                 code = subprocess.run([args.cuobjdump, "-sass", cubin], check=True, capture_output=True, text=True).stdout
                 parts = re.split(r"^\s*Function : (\S+)", code, flags=re.M)

@@ -4,10 +4,11 @@
 // nothing with inline functions of its own.
 //
 // Weights [N, K] are cut into panels of kPanel rows of W (64 columns of the product), panels into
-// blocks of kQuantBlock inputs (the last of a panel may be shorter). A block takes exactly the bytes
-// that its 64 x k weights take in the file, regrouped so that a vector register's worth of columns
-// lies together (quant_pack.cc says how for each type); columns beyond N are zeros. Before it is
-// multiplied a block is expanded, into the first-level cache, to one form that all types share:
+// blocks of kQuantBlock inputs (the last of a panel may be shorter). A block takes exactly the
+// bytes that its 64 x k weights take in the file, regrouped so that a vector register's worth of
+// columns lies together (quant_pack.cc says how for each type); columns beyond N are zeros. Before
+// it is multiplied a block is expanded, into the first-level cache, to one form that all types
+// share:
 //
 //     w[k][n] = scale[k / sub][n] * (q[k][n] - offset) - min[k / sub][n]      q: 0 to 255
 //
@@ -68,13 +69,13 @@ enum QuantType : uint8_t {
 inline constexpr int kQuantTypes = 22;
 
 struct QuantFormat {
-  int32_t unit;     // inputs of a stored block: 32 or 256
-  int32_t bytes;    // of a stored block
-  int32_t sub;      // inputs that share a weight scale: 16 or 32
-  int32_t group;    // inputs that share an activation scale: 32 or 256
+  int32_t unit;   // inputs of a stored block: 32 or 256
+  int32_t bytes;  // of a stored block
+  int32_t sub;    // inputs that share a weight scale: 16 or 32
+  int32_t group;  // inputs that share an activation scale: 32 or 256
   int32_t offset;
   bool has_min;
-  int32_t first;    // bytes of a stored block that come first, and that expanding fetches ahead
+  int32_t first;  // bytes of a stored block that come first, and that expanding fetches ahead
 };
 
 // Indexed by QuantType.
@@ -116,9 +117,9 @@ struct PackedBlock {
 // One block of one panel, expanded. Scratch memory, but q and the scales may point into the packed
 // block where that has the form already.
 struct ExpandedBlock {
-  const uint8_t* q;    // [k/4][64][4]
-  const float* scale;  // [k/sub][64]
-  const float* min;    // [k/sub][64]; null when the type has none
+  const uint8_t* q;       // [k/4][64][4]
+  const float* scale;     // [k/sub][64]
+  const float* min;       // [k/sub][64]; null when the type has none
   uint8_t highest = 255;  // no q is larger
 };
 // Room that an expand function may use: q, then scales, then minima.
@@ -132,7 +133,7 @@ struct alignas(64) ExpandRoom {
 struct QuantRows {
   int8_t* q;  // [m, ldq]
   int64_t ldq;
-  float* scale;    // [m, ld_group]: K / group of them
+  float* scale;  // [m, ld_group]: K / group of them
   int64_t ld_group;
   int32_t* start;  // [m, ld_sub]: -offset * xsum_j, what an integer sum starts from
   float* sum;      // [m, ld_sub]: xsum_j
@@ -145,14 +146,14 @@ struct QuantGemmArgs {
   QuantRows x;  // pointers at this block's first input, and first row
   int32_t sub, group;
   int64_t m, k;
-  const float* before;  // [m, n] of the blocks before this one, may be c; null: zeros
-  int64_t ld_before;
+  const float* before = nullptr;  // [m, n] of the blocks before this one, may be c; null: zeros
+  int64_t ld_before = 0;
   float* c;  // [m, n]
   int64_t ldc;
-  int32_t n;          // 1 to 64 columns exist
-  const float* bias;  // [n], added last; or null
-  const std::byte* next;  // packed bytes that will be read after this, or null
-  int64_t next_bytes;
+  int32_t n;                        // 1 to 64 columns exist
+  const float* bias = nullptr;      // [n], added last; or null
+  const std::byte* next = nullptr;  // packed bytes that will be read after this, or null
+  int64_t next_bytes = 0;
 };
 
 struct QuantKernels {
@@ -168,8 +169,8 @@ struct QuantKernels {
 };
 
 const QuantKernels* quant_kernels_portable();
-const QuantKernels* quant_kernels_avx2();        // null when not compiled for x86-64
-const QuantKernels* quant_kernels_avxvnni();     // 256-bit vpdpbusd
+const QuantKernels* quant_kernels_avx2();     // null when not compiled for x86-64
+const QuantKernels* quant_kernels_avxvnni();  // 256-bit vpdpbusd
 const QuantKernels* quant_kernels_avx512vnni();
 
 // Regroups one block: columns[n] points at column n's stored blocks for these k inputs, or is null

@@ -770,9 +770,25 @@ void Engine::abandon(const Status& failure) {
     for (Item& item : step_->items) fail(item.sequence, failure);
   } else {
     for (const auto& s : running_) fail(s.get(), failure);
+    // Somebody has to, or the same would be tried for ever.
+    if (running_.empty()) fail_waiting(failure);
   }
   step_.reset();
   reap();
+}
+
+// Newcomers stay where they are, since taking them in needs memory; they leave with the next ones.
+void Engine::fail_waiting(const Status& failure) {
+  for (const auto& s : waiting_) fail(s.get(), failure);
+  bool news = false;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const auto& s : newcomers_) {
+      fail(s.get(), failure);
+      news |= s->state->wake();
+    }
+  }
+  if (news) model_->runtime()->wake_host();
 }
 
 void Engine::reap() {

@@ -159,6 +159,7 @@ class Engine {
   size_t take_choices(Item& item) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void take_token(Sequence& s, const SampledToken& token) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void abandon(const Status& failure);  // every sequence of the step fails
+  void fail_waiting(const Status& failure) ABSL_LOCKS_EXCLUDED(mu_);
   void reap();  // cancelled and ended sequences leave, their hosts are told
   void set_admitted(Sequence* sequence, bool admitted);
   void set_ended(Sequence* sequence);

@@ -20,9 +20,6 @@ TEST_P(AttentionConformance, AgreesWithTheReferenceOnRaggedBatches) {
   const Machine machine(GetParam(), 3);
   const Machine ref = reference();
   // A prompt's first part, one in its middle, decoding at page and chunk borders, and a long one.
-  struct Part {
-    int64_t cached, rows;
-  };
   const std::vector<std::vector<Part>> batches = {
       {{0, 1}},
       {{0, 40}},
@@ -45,15 +42,7 @@ TEST_P(AttentionConformance, AgreesWithTheReferenceOnRaggedBatches) {
       }
       const auto run = [&](const Machine& m) {
         Cache cache(m, heads, dtype, 80);
-        std::vector<std::vector<int32_t>> pages(timelines.size());
-        std::vector<Cache::Piece> cached, step;
-        for (size_t i = 0; i < timelines.size(); ++i) {
-          const Part& part = batches[b][i];
-          if (part.cached > 0) cached.push_back({&timelines[i], &pages[i], 0, part.cached});
-          step.push_back({&timelines[i], &pages[i], part.cached, part.rows});
-        }
-        if (!cached.empty()) cache.step(cached, false);
-        return cache.step(step);
+        return step_of(cache, timelines, batches[b]);
       };
       // The reference takes its time: once for all backends.
       static std::map<std::string, std::vector<float>> known;

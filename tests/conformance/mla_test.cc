@@ -44,9 +44,6 @@ class MlaConformance : public Conformance {
 
 TEST_P(MlaConformance, AgreesWithExpandedKeysAndValues) {
   const Machine machine(GetParam(), 3);
-  struct Part {
-    int64_t cached, rows;
-  };
   // A prompt's first part, decoding at the borders of pages, panels and chunks, ragged batches.
   const std::vector<std::vector<Part>> batches = {
       {{0, 1}},
@@ -82,15 +79,7 @@ TEST_P(MlaConformance, AgreesWithExpandedKeysAndValues) {
           all.insert(all.end(), one.begin(), one.end());
         }
         Cache cache(machine, up->get(), s, dtype, 80);
-        std::vector<std::vector<int32_t>> pages(timelines.size());
-        std::vector<Cache::Piece> cached, step;
-        for (size_t i = 0; i < timelines.size(); ++i) {
-          const Part& part = batches[b][i];
-          if (part.cached > 0) cached.push_back({&timelines[i], &pages[i], 0, part.cached});
-          step.push_back({&timelines[i], &pages[i], part.cached, part.rows});
-        }
-        if (!cached.empty()) cache.step(cached, false);
-        const auto got = cache.step(step);
+        const auto got = step_of(cache, timelines, batches[b]);
         const double limit = coarse ? kBf16Tolerance : tolerance(s);
         for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], all[i], limit) << i;
       }

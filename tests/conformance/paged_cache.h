@@ -87,6 +87,25 @@ class PagedCache {
   Batch batch_;
 };
 
+// A sequence's share of a step: so many rows behind so many that are cached.
+struct Part {
+  int64_t cached, rows;
+};
+
+// One step of all parts, of a timeline each.
+template <typename Cache, typename Timeline>
+std::vector<float> step_of(Cache& cache, const std::vector<Timeline>& timelines,
+                           const std::vector<Part>& parts) {
+  std::vector<std::vector<int32_t>> pages(parts.size());
+  std::vector<typename Cache::Piece> cached, step;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].cached > 0) cached.push_back({&timelines[i], &pages[i], 0, parts[i].cached});
+    step.push_back({&timelines[i], &pages[i], parts[i].cached, parts[i].rows});
+  }
+  if (!cached.empty()) cache.step(cached, false);
+  return cache.step(step);
+}
+
 // Steps over a timeline from position `first` on, in parts of so many rows, each in one batch with
 // as many rows of `other` unless that is null. `whole`, [rows, width], is what the same rows gave
 // in one step: they must give it again, bit for bit.

@@ -1,4 +1,4 @@
-// What attention and latent attention are tested for alike, over the caches of
+// What attention and latent attention of CUDA are tested for alike, over the caches of
 // tests/conformance/attention_support.h and mla_support.h: `make(pages)` makes one.
 #pragma once
 
@@ -6,28 +6,9 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "tests/conformance/support.h"
+#include "tests/conformance/paged_cache.h"
 
 namespace ponder {
-
-// A sequence's share of a step: so many rows behind so many that are cached.
-struct Part {
-  int64_t cached, rows;
-};
-
-// One step of all parts, of a timeline each.
-template <typename Cache, typename Timeline>
-std::vector<float> step_of(Cache& cache, const std::vector<Timeline>& timelines,
-                           const std::vector<Part>& parts) {
-  std::vector<std::vector<int32_t>> pages(parts.size());
-  std::vector<typename Cache::Piece> cached, step;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    if (parts[i].cached > 0) cached.push_back({&timelines[i], &pages[i], 0, parts[i].cached});
-    step.push_back({&timelines[i], &pages[i], parts[i].cached, parts[i].rows});
-  }
-  if (!cached.empty()) cache.step(cached, false);
-  return cache.step(step);
-}
 
 // Rows [before, ...) in steps of `rows`, and one at a time: the same numbers, or none in both. All
 // are finite before position `spoilt`.

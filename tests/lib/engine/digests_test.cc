@@ -4,7 +4,8 @@
 
 #include <cmath>
 
-#include "backends/ref/ref.h"
+#include "backends/onednn/onednn.h"
+#include "backends/ref/ops.h"
 #include "lib/device/forwarding_backend.h"
 #include "tests/golden/rig.h"
 #include "tests/lib/engine/speculation.h"
@@ -21,11 +22,11 @@ struct Traffic {
 };
 Traffic traffic;
 
-// The reference backend, watched.
+// The CPU backend, watched, with the reference's reduction.
 class Watched final : public ForwardingBackend {
  public:
-  Watched(const BackendContext& context, bool digests)
-      : ForwardingBackend(make_ref_backend(context)), digests_(digests) {}
+  Watched(std::unique_ptr<Backend> cpu, bool digests)
+      : ForwardingBackend(std::move(cpu)), digests_(digests) {}
 
   Status linear(const LinearParams& p) override {
     PONDER_RETURN_IF_ERROR(ForwardingBackend::linear(p));
@@ -42,7 +43,7 @@ class Watched final : public ForwardingBackend {
   Status digest_rows(const DigestRowsParams& p) override {
     if (p.logits.dim[1] > traffic.refuse_over) return unsupported_error("too long");
     traffic.reduced += p.rows.size();
-    return ForwardingBackend::digest_rows(p);
+    return ref::digest_rows(p), OkStatus();
   }
   bool digests_rows() const override { return digests_; }
 
@@ -54,11 +55,12 @@ class WatchedFactory final : public BackendFactory {
  public:
   explicit WatchedFactory(bool digests) : digests_(digests) {}
   std::vector<DeviceInfo> devices(const BackendContext& context) const override {
-    return ref_factory()->devices(context);
+    return onednn_factory()->devices(context);
   }
   StatusOr<std::unique_ptr<Backend>> create(uint32_t,
                                             const BackendContext& context) const override {
-    return std::make_unique<Watched>(context, digests_);
+    PONDER_ASSIGN_OR_RETURN(auto cpu, make_onednn_backend(context));
+    return std::make_unique<Watched>(std::move(cpu), digests_);
   }
 
  private:

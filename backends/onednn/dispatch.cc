@@ -1,6 +1,43 @@
 #include "backends/onednn/dispatch.h"
 
 namespace ponder::cpu {
+namespace {
+
+// Packing is bound by memory: AVX2's serves.
+Kernels join_avx512() {
+  Kernels k = *own_kernels_avx512();
+  for (int s = 0; s < kStorages; ++s) k.pack_panel[s] = kernels_avx2()->pack_panel[s];
+  k.pack_f8 = kernels_avx2()->pack_f8;
+  return k;
+}
+
+Kernels join_avx512bf16() {
+  bool vbmi = false;
+#if defined(__x86_64__)
+  vbmi = __builtin_cpu_supports("avx512vbmi");
+#endif
+  const Kernels& own = *own_kernels_avx512bf16(vbmi);
+  Kernels k = *kernels_avx512();
+  k.gemm_bf16 = own.gemm_bf16;
+  k.f8_to_bf16 = own.f8_to_bf16;
+  k.round_bf16 = own.round_bf16;
+  k.latent_values_bf16 = own.latent_values_bf16;
+  return k;
+}
+
+}  // namespace
+
+const Kernels* kernels_avx512() {
+  if (own_kernels_avx512() == nullptr) return nullptr;
+  static const Kernels kernels = join_avx512();
+  return &kernels;
+}
+
+const Kernels* kernels_avx512bf16() {
+  if (own_kernels_avx512bf16(false) == nullptr || kernels_avx512() == nullptr) return nullptr;
+  static const Kernels kernels = join_avx512bf16();
+  return &kernels;
+}
 
 const Kernels* kernels_for(Isa cap) {
   const Kernels* kernels = nullptr;

@@ -177,4 +177,9 @@ const Kernels* kernels_avx2();  // null when not compiled for x86-64
 const Kernels* kernels_avx512();
 const Kernels* kernels_avx512bf16();
 
+// What the files of AVX-512 compile of them; null entries are another level's. dispatch.cc puts the
+// tables together, for code in those files may use AVX-512 where a table is only looked at.
+const Kernels* own_kernels_avx512();
+const Kernels* own_kernels_avx512bf16(bool vbmi);
+
 }  // namespace ponder::cpu

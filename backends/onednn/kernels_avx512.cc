@@ -1,5 +1,4 @@
-// The kernels for AVX-512 F, BW, DQ and VL; compiled with those flags (CMakeLists.txt). Packing is
-// bound by memory and taken from the AVX2 table.
+// The kernels for AVX-512 F, BW, DQ and VL; compiled with those flags (CMakeLists.txt).
 
 #include "backends/onednn/kernels.h"
 
@@ -16,26 +15,18 @@ namespace {
 
 #include "backends/onednn/kernels_generic.inc"
 
-Kernels make_kernels() {
-  Kernels k = generic_kernels();
-  for (int s = 0; s < kStorages; ++s) k.pack_panel[s] = kernels_avx2()->pack_panel[s];
-  k.pack_f8 = kernels_avx2()->pack_f8;
-  return k;
-}
+constexpr Kernels kKernels = generic_kernels();
 
 }  // namespace
 
-const Kernels* kernels_avx512() {
-  static const Kernels kernels = make_kernels();
-  return &kernels;
-}
+const Kernels* own_kernels_avx512() { return &kKernels; }
 
 }  // namespace ponder::cpu
 
 #else
 
 namespace ponder::cpu {
-const Kernels* kernels_avx512() { return nullptr; }
+const Kernels* own_kernels_avx512() { return nullptr; }
 }  // namespace ponder::cpu
 
 #endif

@@ -233,28 +233,26 @@ __attribute__((target("avx512vbmi"))) void f8_to_bf16_vbmi(const void* codes, in
   }
 }
 
-Kernels make_kernels() {
-  Kernels k = *kernels_avx512();
+constexpr Kernels make_kernels(bool vbmi) {
+  Kernels k{};
   k.gemm_bf16 = gemm_bf16;
-  k.f8_to_bf16 = __builtin_cpu_supports("avx512vbmi") ? f8_to_bf16_vbmi : f8_to_bf16;
+  k.f8_to_bf16 = vbmi ? f8_to_bf16_vbmi : f8_to_bf16;
   k.round_bf16 = round_bf16;
   k.latent_values_bf16 = latent_values_bf16;
   return k;
 }
+constexpr Kernels kKernels = make_kernels(false), kKernelsVbmi = make_kernels(true);
 
 }  // namespace
 
-const Kernels* kernels_avx512bf16() {
-  static const Kernels kernels = make_kernels();
-  return &kernels;
-}
+const Kernels* own_kernels_avx512bf16(bool vbmi) { return vbmi ? &kKernelsVbmi : &kKernels; }
 
 }  // namespace ponder::cpu
 
 #else
 
 namespace ponder::cpu {
-const Kernels* kernels_avx512bf16() { return nullptr; }
+const Kernels* own_kernels_avx512bf16(bool) { return nullptr; }
 }  // namespace ponder::cpu
 
 #endif

@@ -756,12 +756,13 @@ void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
   q.x.sum += first * q.x.ld_sub;
   // For few rows much of the time goes into expanding, which then fetches most of what is next; with
   // more rows multiplying leaves time enough for all of it.
-  const bool few = g.m <= kRowsFetchedEarly;
+  const auto one_row = g.m == 1 ? quant_->one_row[s.quant] : nullptr;
+  const bool few = g.m <= kRowsFetchedEarly && one_row == nullptr;
+  ExpandRoom* const expanded = &reinterpret_cast<Room*>(room)->expanded;
   const std::byte* b = job.w->panel(s, panel);
   for (int64_t k = 0; k < s.depth; k += s.block) {
     q.k = std::min(s.block, s.depth - k);
-    q.w = quant_->expand[s.quant]({b, few ? block_bytes(s, q.k) : 0}, q.k,
-                                  &reinterpret_cast<Room*>(room)->expanded);
+    const std::byte* const packed = b;
     const bool last = k + q.k == s.depth;
     q.before = k > 0 ? sums : nullptr;
     q.c = last ? g.c : sums;
@@ -774,7 +775,12 @@ void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
     const int64_t fetched = few ? q.k / format.unit * format.first * kPanel : 0;
     q.next = next_k > 0 || panel + 1 < s.panels() ? b + fetched : nullptr;
     q.next_bytes = block_bytes(s, std::min(s.block, s.depth - next_k)) - fetched;
-    quant_->gemm(q);
+    if (one_row != nullptr) {
+      one_row(packed, q, expanded);
+    } else {
+      q.w = quant_->expand[s.quant]({packed, few ? block_bytes(s, q.k) : 0}, q.k, expanded);
+      quant_->gemm(q);
+    }
     q.x.q += q.k;
     q.x.scale += (q.k + q.group - 1) / q.group;
     q.x.start += q.k / q.sub;

@@ -163,6 +163,9 @@ struct QuantKernels {
   // `packed` is one block of a panel with k inputs.
   ExpandedBlock (*expand[kQuantTypes])(PackedBlock packed, int64_t k, ExpandRoom* room);
   void (*gemm)(const QuantGemmArgs& args);
+  // Both at once for a single row, where that is faster, else null. args.w is not looked at; of
+  // args.next, if any, all is fetched.
+  void (*one_row[kQuantTypes])(const std::byte* packed, const QuantGemmArgs& args, ExpandRoom* room);
   // An expanded block as the floats it stands for, in the layout that Kernels::gemm_f32 takes; what
   // dequantize.h defines, bit for bit.
   void (*to_floats)(const ExpandedBlock& w, const QuantFormat& format, int64_t k, float* out);

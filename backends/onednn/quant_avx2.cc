@@ -93,7 +93,14 @@ void dot_gemm(const QuantGemmArgs& g) {
   gemm_widened(g);
 }
 
-constexpr QuantKernels kKernels = quant_kernels();
+#include "backends/onednn/quant_one_row.inc"
+
+constexpr QuantKernels with_one_row(QuantKernels k) {
+  k.one_row[kQuantIQ4_NL] = one_row_iq4_nl;
+  k.one_row[kQuantIQ4_XS] = one_row_iq4_xs;
+  return k;
+}
+constexpr QuantKernels kKernels = with_one_row(quant_kernels());
 
 }  // namespace
 

@@ -349,42 +349,53 @@ TEST_P(QuantKernelsTest, ProductsFollowTheStatedOrderBitForBit) {
     const Columns columns(type(), k, 64, false, static_cast<unsigned>(k));
     bool bad = true;
     const std::vector<std::byte> packed = columns.pack(&bad);
-    auto room = std::make_unique<ExpandRoom>();
+    auto room = std::make_unique<ExpandRoom>(), other_room = std::make_unique<ExpandRoom>();
+    const auto one_row = kernels_->one_row[type()];
     const ExpandedBlock block = kernels_->expand[type()]({packed.data(), 0}, k, room.get());
     for (const int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17}) {
       const Rows rows(kernels_, format(), m, k, static_cast<unsigned>(m));
       for (const int32_t n : {64, 63, 33, 16, 5, 1}) {
         for (const bool later : {false, true}) {
-          std::vector<float> bias(64), c(static_cast<size_t>(m * 70)), before;
-          for (float& v : bias) v = normal(random);
-          for (float& v : c) v = normal(random);
-          before = c;
-          QuantGemmArgs g;
-          g.w = block;
-          g.x = rows.view;
-          g.sub = format().sub;
-          g.group = format().group;
-          g.m = m;
-          g.k = k;
-          g.c = c.data();
-          g.ldc = 70;
-          g.n = n;
-          g.before = later ? c.data() : nullptr;
-          g.ld_before = 70;
-          g.bias = later ? bias.data() : nullptr;
-          kernels_->gemm(g);
-          for (int64_t r = 0; r < m; ++r) {
-            for (int col = 0; col < 70; ++col) {
-              const auto at = static_cast<size_t>(r * 70 + col);
-              float wanted = before[at];
-              if (col < n) {
-                wanted =
-                    product(block, rows.row(r), format(), k, col, later ? before[at] : 0, fused);
-                if (later) wanted += bias[static_cast<size_t>(col)];
+          for (const bool at_once : {false, true}) {
+            if (at_once && (m > 1 || one_row == nullptr)) continue;
+            std::vector<float> bias(64), c(static_cast<size_t>(m * 70)), before;
+            for (float& v : bias) v = normal(random);
+            for (float& v : c) v = normal(random);
+            before = c;
+            QuantGemmArgs g;
+            g.w = block;
+            g.x = rows.view;
+            g.sub = format().sub;
+            g.group = format().group;
+            g.m = m;
+            g.k = k;
+            g.c = c.data();
+            g.ldc = 70;
+            g.n = n;
+            g.before = later ? c.data() : nullptr;
+            g.ld_before = 70;
+            g.bias = later ? bias.data() : nullptr;
+            if (at_once) {
+              g.w = {};
+              g.next = packed.data();
+              g.next_bytes = static_cast<int64_t>(packed.size());
+              one_row(packed.data(), g, other_room.get());
+            } else {
+              kernels_->gemm(g);
+            }
+            for (int64_t r = 0; r < m; ++r) {
+              for (int col = 0; col < 70; ++col) {
+                const auto at = static_cast<size_t>(r * 70 + col);
+                float wanted = before[at];
+                if (col < n) {
+                  wanted =
+                      product(block, rows.row(r), format(), k, col, later ? before[at] : 0, fused);
+                  if (later) wanted += bias[static_cast<size_t>(col)];
+                }
+                ASSERT_EQ(bits(c[at]), bits(wanted))
+                    << "k " << k << " m " << m << " n " << n << " row " << r << " column " << col
+                    << ": " << c[at] << " for " << wanted;
               }
-              ASSERT_EQ(bits(c[at]), bits(wanted))
-                  << "k " << k << " m " << m << " n " << n << " row " << r << " column " << col
-                  << ": " << c[at] << " for " << wanted;
             }
           }
         }

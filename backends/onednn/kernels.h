@@ -120,6 +120,9 @@ struct Kernels {
   void (*f8_to_bf16)(const void* codes, int64_t k, const void* next, uint16_t* out);
   // k codes of a panel times `scale`, in gemm_f32's order.
   void (*unpack_f8)(const void* codes, int64_t k, float scale, float* out);
+  // gemm_f32 of what unpack_f8 makes of args.b, for a single row; false: `scale` is too large for it.
+  // Null: no faster.
+  bool (*f8_row)(const GemmArgs& args, float scale);
   // c[r][j] = part[r][j] * scale + before[r][j] + bias[j] for j < n, one rounding per sum; part and
   // before are [m, 64], before may be null or c, bias null.
   void (*add_scaled)(const float* part, int64_t m, int64_t n, float scale, const float* before,

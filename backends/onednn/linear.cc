@@ -817,7 +817,9 @@ void Linear::run_floats(const Job& job, int64_t panel, GemmArgs g, int64_t first
             kQuantFormats[s.quant], g.k, scratch->floats);
         break;
       case Segment::Form::kF8: {
-        kernels_->unpack_f8(g.b, g.k, f8_scales(job, panel)[k / s.block], scratch->floats);
+        const float scale = f8_scales(job, panel)[k / s.block];
+        if (g.m == 1 && kernels_->f8_row != nullptr && kernels_->f8_row(g, scale)) continue;
+        kernels_->unpack_f8(g.b, g.k, scale, scratch->floats);
         break;
       }
     }

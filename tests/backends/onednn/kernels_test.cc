@@ -11,6 +11,7 @@
 
 #include "backends/onednn/isa.h"
 #include "gtest/gtest.h"
+#include "lib/tensor/float8.h"
 #include "lib/tensor/half.h"
 
 namespace ponder::cpu {
@@ -163,6 +164,81 @@ TEST_P(KernelsTest, HeadsOfAnyWidthTurnInsideTheirBounds) {
     }
     ASSERT_EQ(x.back(), before.back());
   }
+}
+
+// Every code of f8_e4m3 but the NaNs, which packing refuses, as panels hold them: [k/4][64][4].
+std::vector<uint8_t> codes_of(int64_t k) {
+  std::vector<uint8_t> codes;
+  for (int64_t i = 0; i < (k + 3) / 4 * 4 * kPanel; ++i) {
+    const auto code = static_cast<uint8_t>(i * 7 + i / 256);
+    codes.push_back((code & 0x7f) == 0x7f ? 0x01 : code);
+  }
+  return codes;
+}
+constexpr float kScales[] = {1.0f, 3e-4f, -0.37f, 300.0f, 1e-40f, 3e35f, -3e35f};
+
+TEST_P(KernelsTest, CodesBecomeFloatsTimesTheScale) {
+  for (const int64_t k : {4, 7, 16, 128}) {
+    const std::vector<uint8_t> codes = codes_of(k);
+    for (const float scale : kScales) {
+      std::vector<float> out(static_cast<size_t>(k * kPanel));
+      k_->unpack_f8(codes.data(), k, scale, out.data());
+      for (int64_t i = 0; i < k; ++i) {
+        for (int64_t n = 0; n < kPanel; ++n) {
+          const int64_t width = k_->gemm_columns;
+          const auto at = static_cast<size_t>(n / width * k * width + i * width + n % width);
+          const uint8_t code = codes[static_cast<size_t>(i / 4 * kPanel * 4 + n * 4 + i % 4)];
+          const float wanted = f8_e4m3_to_f32(code) * scale;
+          ASSERT_EQ(std::bit_cast<uint32_t>(out[at]), std::bit_cast<uint32_t>(wanted))
+              << "code " << int{code} << " scale " << scale << " k " << k;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(KernelsTest, ARowOfCodesIsTheProductOfTheirFloats) {
+  if (k_->f8_row == nullptr) GTEST_SKIP() << "there is none";
+  std::mt19937 generator(3);
+  std::normal_distribution<float> normal;
+  int done = 0;
+  for (const int64_t k : {4, 7, 16, 128}) {
+    const std::vector<uint8_t> codes = codes_of(k);
+    std::vector<float> a(static_cast<size_t>(k)), bias(kPanel), before(kPanel);
+    for (auto* values : {&a, &bias, &before}) {
+      for (float& v : *values) v = normal(generator);
+    }
+    for (const float scale : kScales) {
+      std::vector<float> floats(static_cast<size_t>(k * kPanel));
+      k_->unpack_f8(codes.data(), k, scale, floats.data());
+      for (const int32_t n : {64, 63, 9}) {
+        GemmArgs g{};
+        g.a = a.data();
+        g.lda = k;
+        g.b = floats.data();
+        g.m = 1;
+        g.n = n;
+        g.k = k;
+        g.ldc = kPanel;
+        g.accumulate = n < 64;
+        g.bias = n < 64 ? bias.data() : nullptr;
+        std::vector<float> wanted = before, got = before;
+        g.c = wanted.data();
+        k_->gemm_f32(g);
+        g.b = codes.data();
+        g.c = got.data();
+        const bool can = k_->f8_row(g, scale);
+        EXPECT_EQ(can, std::abs(scale) < 256.0f) << scale;
+        if (!can) continue;
+        ++done;
+        for (size_t i = 0; i < wanted.size(); ++i) {
+          ASSERT_EQ(std::bit_cast<uint32_t>(got[i]), std::bit_cast<uint32_t>(wanted[i]))
+              << "scale " << scale << " k " << k << " column " << i;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(done, 4 * 4 * 3);
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, KernelsTest,

@@ -32,7 +32,7 @@ int64_t shared_bytes(const Cache& c, int row_tiles) {
 }
 
 template <DType kType, int kRowTiles>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)  // without the 1, sm_75 spills for a second block
     mla_mma(MlaAttention p, const Tile* tiles, int64_t chunks, float* sums, float2* stats) {
   constexpr int kVectors = 16 * kRowTiles;
   constexpr int kSlots = page_slots(kRowTiles);

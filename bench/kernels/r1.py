@@ -63,13 +63,15 @@ def main():
         rounds.append(merged)
 
     def median(name, counter):
-        values = [b[counter] for r in rounds for n, found in r.items() if n == name for b in found]
-        return statistics.median(values)
+        values = [b[counter] for r in rounds for n, found in r.items() if n == name for b in found
+                  if counter in b]
+        return statistics.median(values) if values else 0
 
     bandwidth = median("read_bandwidth", "bytes_per_second")
     names = {n for r in rounds for n in r}
     best = {t: max(median(n, "flop/s") for n in names if n.startswith(f"onednn_matmul/{t}/"))
             for t in ("bf16", "s8")}
+    # 0 where oneDNN has only its reference, as for both without AVX-512 or AVX-VNNI.
     print(f"read bandwidth {bandwidth / 1e9:.1f} GB/s; oneDNN's best at 512 rows: bf16 "
           f"{best['bf16'] / 1e9:.0f} GFLOP/s, int8 {best['s8'] / 1e9:.0f}")
     figures = {"bandwidth": bandwidth, "onednn": best}
@@ -79,11 +81,11 @@ def main():
             one = f"{part}/{kind}/rows:1" + ("/depth:1024" if part == "r1_attention" else "")
             many = f"{part}/{kind}/rows:512" + ("/depth:0" if part == "r1_attention" else "")
             row[part] = (median(one, "weight_bytes/s") / bandwidth,
-                         median(many, "flop/s") / best[dense])
+                         median(many, "flop/s") / best[dense] if best[dense] else 0)
+            share = f" = {row[part][1]:4.0%} of oneDNN's {dense}" if best[dense] else ""
             print(f"{kind:5} {part[3:]:9} decode {median(one, 'weight_bytes/s') / 1e9:6.1f} GB/s = "
                   f"{row[part][0]:4.0%} of bandwidth    prefill 512 "
-                  f"{median(many, 'flop/s') / 1e9:5.0f} GFLOP/s = {row[part][1]:4.0%} of "
-                  f"oneDNN's {dense}")
+                  f"{median(many, 'flop/s') / 1e9:5.0f} GFLOP/s{share}")
         figures[kind] = row
 
         # The whole model, as docs/kernels/r1.md adds it up: attention and mixture at their own
@@ -95,6 +97,9 @@ def main():
         rest = ACTIVE - mixture
         mix, attend = row["r1_mixture"], row["r1_attention"]
         token_s = BYTES[kind] / b * (mixture / mix[0] + rest / attend[0])
+        if not best[dense]:
+            print(f"{kind:5} whole model at {b / 1e9:.0f} GB/s: decode {1 / token_s:.2f} tokens/s")
+            continue
         compute_s = 2 / f * (mixture / mix[1] + rest / attend[1])
         # A prompt of 512 reads nearly all experts once: 1 - (1 - 8/256)^512 of them.
         everything = rest + (LAYERS - DENSE) * (EXPERTS + 1) * EXPERT

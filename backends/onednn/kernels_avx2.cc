@@ -44,8 +44,9 @@ void unpack_f8_bits(const void* codes, int64_t k, float scale, float* out) {
 
 // The sums of gemm_f32_tile, without memory in between.
 bool f8_row(const GemmArgs& g, float scale) {
-  const V factor = v_set(scale * kF8Factor);
-  if (!(scale * kF8Factor - scale * kF8Factor == 0)) return false;
+  const float product = scale * kF8Factor;
+  if (!(product - product == 0)) return false;  // infinity
+  const V factor = v_set(product);
   constexpr int C = kPanel / W;
   constexpr int64_t kAhead = 2048;
   const auto* a = static_cast<const float*>(g.a);

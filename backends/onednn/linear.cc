@@ -754,9 +754,9 @@ void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
   q.x.scale += first * q.x.ld_group;
   q.x.start += first * q.x.ld_sub;
   q.x.sum += first * q.x.ld_sub;
-  // For few rows much of the time goes into expanding, which then fetches most of what is next; with
-  // more rows multiplying leaves time enough for all of it.
   const auto one_row = g.m == 1 ? quant_->one_row[s.quant] : nullptr;
+  // For few rows much of the time goes into expanding, which then fetches most of what is next; with
+  // more rows multiplying leaves time enough for all of it, and one_row always fetches all.
   const bool few = g.m <= kRowsFetchedEarly && one_row == nullptr;
   ExpandRoom* const expanded = &reinterpret_cast<Room*>(room)->expanded;
   const std::byte* b = job.w->panel(s, panel);

@@ -63,7 +63,7 @@ class Brgemm::Kernel {
 };
 
 std::unique_ptr<Brgemm> Brgemm::create(Isa isa, const LogSink& log) {
-  if (isa < Isa::kAvx512Bf16) return nullptr;
+  if (isa != Isa::kAvx512Bf16) return nullptr;
   // AMX sums bf16 products in another order than AVX512_BF16, which our own kernels for few rows
   // use; all rows must be computed one way. Refused once oneDNN has been used, and then it was set
   // before.

@@ -19,9 +19,26 @@ Kernels join_avx512bf16() {
   const Kernels& own = *own_kernels_avx512bf16(vbmi);
   Kernels k = *kernels_avx512();
   k.gemm_bf16 = own.gemm_bf16;
+  k.bf16_rows = 512;
+  k.bf16_panels = 1;
   k.f8_to_bf16 = own.f8_to_bf16;
   k.round_bf16 = own.round_bf16;
   k.latent_values_bf16 = own.latent_values_bf16;
+  return k;
+}
+
+Kernels join_amx() {
+  Kernels k = *kernels_avx512bf16();
+  k.gemm_bf16 = gemm_bf16_amx();
+  // Tiles want more from the caches than what all cores share can give.
+  k.bf16_rows = 128;
+  k.bf16_panels = 4;
+  return k;
+}
+
+QuantKernels join_quant_amx() {
+  QuantKernels k = *quant_kernels_avx512vnni();
+  k.gemm = quant_gemm_amx();
   return k;
 }
 
@@ -39,9 +56,22 @@ const Kernels* kernels_avx512bf16() {
   return &kernels;
 }
 
+const Kernels* kernels_amx() {
+  if (gemm_bf16_amx() == nullptr || kernels_avx512bf16() == nullptr) return nullptr;
+  static const Kernels kernels = join_amx();
+  return &kernels;
+}
+
+const QuantKernels* quant_kernels_amx() {
+  if (quant_gemm_amx() == nullptr || quant_kernels_avx512vnni() == nullptr) return nullptr;
+  static const QuantKernels kernels = join_quant_amx();
+  return &kernels;
+}
+
 const Kernels* kernels_for(Isa cap) {
   const Kernels* kernels = nullptr;
-  if (cap >= Isa::kAvx512Bf16) kernels = kernels_avx512bf16();
+  if (cap >= Isa::kAmx) kernels = kernels_amx();
+  if (kernels == nullptr && cap >= Isa::kAvx512Bf16) kernels = kernels_avx512bf16();
   if (kernels == nullptr && cap >= Isa::kAvx512) kernels = kernels_avx512();
   if (kernels == nullptr && cap >= Isa::kAvx2) kernels = kernels_avx2();
   return kernels != nullptr ? kernels : kernels_portable();
@@ -52,7 +82,8 @@ const QuantKernels* quant_kernels_for(Isa cap, absl::FunctionRef<bool(ByteIsa)> 
     ByteIsa needs;
     Isa least;
     const QuantKernels* (*get)();
-  } tables[] = {{ByteIsa::kAvx512Vnni, Isa::kAvx512, quant_kernels_avx512vnni},
+  } tables[] = {{ByteIsa::kAmx, Isa::kAmx, quant_kernels_amx},
+                {ByteIsa::kAvx512Vnni, Isa::kAvx512, quant_kernels_avx512vnni},
                 {ByteIsa::kAvxVnni, Isa::kAvx2, quant_kernels_avxvnni},
                 {ByteIsa::kAvx2, Isa::kAvx2, quant_kernels_avx2}};
   for (const auto& table : tables) {

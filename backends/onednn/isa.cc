@@ -2,9 +2,44 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 namespace ponder::cpu {
+namespace {
+
+#if defined(__x86_64__)
+
+// Tiles of bytes and of bf16, which the system lets this process use.
+bool find_amx() {
+#if defined(__linux__)
+  // CPUID leaf 7, EDX: AMX-BF16, AMX-TILE, AMX-INT8, which compilers' builtins do not all know.
+  constexpr unsigned kTiles = 1u << 22 | 1u << 24 | 1u << 25;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kTiles) != kTiles) return false;
+  // The system saves tile shapes and tiles (XCR0 bits 17 and 18).
+  unsigned low = 0, high = 0;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  constexpr unsigned kSaved = 3u << 17;
+  if ((low & kSaved) != kSaved) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+bool has_amx() {
+  static const bool found = find_amx();
+  return found;
+}
+
+#endif
+
+}  // namespace
 
 Isa detect_isa() {
 #if defined(__x86_64__)
@@ -18,7 +53,8 @@ Isa detect_isa() {
       !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
     return Isa::kAvx2;
   }
-  return __builtin_cpu_supports("avx512bf16") ? Isa::kAvx512Bf16 : Isa::kAvx512;
+  if (!__builtin_cpu_supports("avx512bf16")) return Isa::kAvx512;
+  return __builtin_cpu_supports("avx512vnni") && has_amx() ? Isa::kAmx : Isa::kAvx512Bf16;
 #else
   return Isa::kPortable;
 #endif
@@ -34,6 +70,8 @@ absl::string_view isa_name(Isa isa) {
       return "avx512";
     case Isa::kAvx512Bf16:
       return "avx512_bf16";
+    case Isa::kAmx:
+      return "amx";
   }
   return "unknown";
 }
@@ -47,6 +85,8 @@ bool has_byte_isa(ByteIsa isa) {
       return level >= Isa::kAvx2;
     case ByteIsa::kAvx512Vnni:
       return level >= Isa::kAvx512 && __builtin_cpu_supports("avx512vnni");
+    case ByteIsa::kAmx:
+      return level >= Isa::kAmx;
     case ByteIsa::kAvxVnni: {
       // GCC 12's builtin does not know this one: CPUID leaf 7, subleaf 1, EAX bit 4.
       unsigned a = 0, b = 0, c = 0, d = 0;
@@ -70,6 +110,8 @@ absl::string_view byte_isa_name(ByteIsa isa) {
       return "avx_vnni";
     case ByteIsa::kAvx512Vnni:
       return "avx512_vnni";
+    case ByteIsa::kAmx:
+      return "amx";
   }
   return "unknown";
 }

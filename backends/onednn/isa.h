@@ -13,9 +13,11 @@ enum class Isa : uint8_t {
   kAvx2,        // AVX2, FMA, F16C
   kAvx512,      // AVX-512 F, BW, DQ, VL
   kAvx512Bf16,  // and AVX512_BF16
+  kAmx,         // and AMX's tiles, of bf16 and of bytes
 };
 
-// The best level that the processor has and the operating system lets us use.
+// The best level that the processor has and the operating system lets us use. Linux is asked for the
+// registers of AMX, which a process has to do before its first use (docs/decisions/0011).
 Isa detect_isa();
 
 absl::string_view isa_name(Isa isa);
@@ -26,6 +28,7 @@ enum class ByteIsa : uint8_t {
   kAvx2,        // vpmaddubsw
   kAvxVnni,     // 256-bit vpdpbusd
   kAvx512Vnni,  // 512-bit vpdpbusd
+  kAmx,         // the same, and tiles for several rows
 };
 bool has_byte_isa(ByteIsa isa);
 absl::string_view byte_isa_name(ByteIsa isa);

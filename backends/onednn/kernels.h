@@ -32,6 +32,8 @@ constexpr int64_t storage_bytes(Storage s) { return s == kStoreF32 ? 4 : 2; }
 //   f8_e4m3:   [K/4][64][4]   codes, K padded to a multiple of 4
 // and the product of a row with a column is one chain of fused multiply-adds over ascending k per
 // block of K (kBlockF32 or kBlockBF16), the chains being added in ascending order, then the bias.
+// AMX takes 32 inputs of bf16 at a time and orders the sums within them in a way of its own
+// (kernels_amx.cc).
 
 inline constexpr int64_t kPanel = 64;
 inline constexpr int64_t kBlockF32 = 512;    // so that a panel block as floats is 128 KiB
@@ -99,13 +101,18 @@ inline constexpr int64_t kLatentAlign = 16;
 // ---- the table
 // ------------------------------------------------------------------------------------
 
+using GemmBf16 = void (*)(const GemmArgs& args);
+
 struct Kernels {
   // Rows of up to 64 weight rows to one panel; absent rows are null. Returns whether any element is
   // a NaN or infinity. `k` is the width of the rows, which need no alignment.
   bool (*pack_panel[kStorages])(const void* const* rows, int64_t k, void* panel);
 
   // gemm_bf16 is null where there is no bf16 dot product.
-  void (*gemm_bf16)(const GemmArgs& args);
+  GemmBf16 gemm_bf16;
+  // Rows and panels of a task of gemm_bf16 that has many rows: what a core's own cache holds of
+  // both; not more than 512 times 1.
+  int32_t bf16_rows, bf16_panels;
   // Straight from a panel; best for a few rows.
   void (*gemm_direct[kStorages])(const GemmArgs& args);
   // For many rows: a block of a panel as floats in gemm_f32's own order, then any number of rows.
@@ -120,8 +127,8 @@ struct Kernels {
   void (*f8_to_bf16)(const void* codes, int64_t k, const void* next, uint16_t* out);
   // k codes of a panel times `scale`, in gemm_f32's order.
   void (*unpack_f8)(const void* codes, int64_t k, float scale, float* out);
-  // gemm_f32 of what unpack_f8 makes of args.b, for a single row; false: `scale` is too large for it.
-  // Null: no faster.
+  // gemm_f32 of what unpack_f8 makes of args.b, for a single row; false: `scale` is too large for
+  // it. Null: no faster.
   bool (*f8_row)(const GemmArgs& args, float scale);
   // c[r][j] = part[r][j] * scale + before[r][j] + bias[j] for j < n, one rounding per sum; part and
   // before are [m, 64], before may be null or c, bias null.
@@ -179,10 +186,12 @@ const Kernels* kernels_portable();
 const Kernels* kernels_avx2();  // null when not compiled for x86-64
 const Kernels* kernels_avx512();
 const Kernels* kernels_avx512bf16();
+const Kernels* kernels_amx();
 
 // What the files of AVX-512 compile of them; null entries are another level's. dispatch.cc puts the
 // tables together, for code in those files may use AVX-512 where a table is only looked at.
 const Kernels* own_kernels_avx512();
 const Kernels* own_kernels_avx512bf16(bool vbmi);
+GemmBf16 gemm_bf16_amx();
 
 }  // namespace ponder::cpu

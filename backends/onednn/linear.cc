@@ -21,18 +21,23 @@ constexpr int64_t kRowsPerPiece = 64;
 constexpr int64_t kPiecesPerTask = 8;
 // Up to so many rows expanding a block of quantised weights fetches from the next one.
 constexpr int64_t kRowsFetchedEarly = 2;
+// Fewer rows meet one panel at a time; tasks are runs of panels while there are so many for a
+// thread.
+constexpr int64_t kLeastRowsOfRuns = 32;
+constexpr int64_t kTasksPerLane = 8;
 // Nanoseconds of work below which a piece costs more to hand out than it evens out.
 constexpr double kPieceWork = 1500;
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// The tasks of one product: every panel times every block of rows. Tasks that run one after another
-// share what is dearer to read again: the panel, or, when the rows outgrow the cache, the rows.
+// The tasks of one product: every panel, or run of panels, times every block of rows. Tasks that
+// run one after another share what is dearer to read again: the panel, or, when the rows outgrow
+// the cache, the rows.
 struct Tiling {
-  Tiling(int64_t panel_count, int64_t row_count, int64_t row_bytes)
+  Tiling(int64_t panel_count, int64_t row_count, int64_t row_bytes, int64_t rows_per_task)
       : panels(panel_count),
         rows(row_count),
-        row_blocks((row_count + kRowsPerTask - 1) / kRowsPerTask),
+        row_blocks((row_count + rows_per_task - 1) / rows_per_task),
         rows_stay(row_count * row_bytes <= kSharedCacheBytes) {}
 
   int64_t tasks() const { return panels * row_blocks; }
@@ -201,6 +206,7 @@ struct Linear::Job {
   const Segment* s;
   const FormedRows* rows;
   Tiling tiling;
+  int64_t run;      // panels of a task
   double work;      // nanoseconds that a task takes
   int64_t end = 0;  // of its tasks, among those of all jobs
   int64_t cut = 0;
@@ -529,11 +535,21 @@ Status Linear::multiply(std::span<const LinearInput> inputs,
     for (const Segment& s : p.w->segments) {
       const FormedRows* rows = formed(p.input, form_of(s));
       const int64_t row_bytes = s.depth * (!s.rounds ? 4 : s.form == Segment::Form::kQuant ? 1 : 2);
-      Job job{&p, p.w, &s, rows, Tiling(s.panels(), p.rows, row_bytes), 0};
+      const bool bf16 = s.rounds && s.form != Segment::Form::kQuant;
+      // Runs of panels, unless threads would then wait for the last ones.
+      const int64_t row_count = bf16 ? kernels_->bf16_rows : kRowsPerTask;
+      const int64_t tasks_wanted = kTasksPerLane * workers_.lanes();
+      const int64_t blocks = (p.rows + row_count - 1) / row_count;
+      const int64_t run =
+          bf16 && p.rows >= kLeastRowsOfRuns
+              ? std::clamp<int64_t>(s.panels() * blocks / tasks_wanted, 1, kernels_->bf16_panels)
+              : 1;
+      const Tiling tiling((s.panels() + run - 1) / run, p.rows, row_bytes, row_count);
+      Job job{&p, p.w, &s, rows, tiling, run, 0};
       const double job_work = panel_work(s, p.rows) * static_cast<double>(s.panels());
       job.work = job_work / static_cast<double>(job.tiling.tasks());
       work += job_work;
-      if (s.rounds && s.form != Segment::Form::kQuant) {
+      if (bf16) {
         const bool f8 = s.form == Segment::Form::kF8;
         const int64_t ldc = f8 ? kPanel : p.out_stride;
         const int64_t last_k = (s.depth - 1) / s.block * s.block;
@@ -608,7 +624,7 @@ void Linear::run_task(const Job& job, int64_t task, std::byte* room) const {
   const bool cut = task >= whole;
   if (cut) task = whole + which;
 
-  const int64_t panel = job.tiling.panel(task);
+  const int64_t panel = job.tiling.panel(task) * job.run;
   int64_t first = job.tiling.first_row(task), end = job.tiling.row_end(task);
   if (cut && !job.along_k) {
     const int64_t step = round_up((end - first + job.pieces - 1) / job.pieces, kRowsPerPiece);
@@ -623,6 +639,9 @@ void Linear::run_task(const Job& job, int64_t task, std::byte* room) const {
   g.c = p.out + first * p.out_stride + s.first + panel * kPanel;
   g.bias = p.bias != nullptr ? p.bias + s.first + panel * kPanel : nullptr;
   const int64_t row = p.first + first;
+  if (s.rounds && s.form != Segment::Form::kQuant && (!cut || !job.along_k)) {
+    return run_panels(job, panel, g, row, room);
+  }
   if (!cut || !job.along_k) return run_panel(job, panel, g, row, 0, job.depth(), room);
 
   const int64_t blocks = job.blocks();
@@ -651,8 +670,35 @@ void Linear::run_panel(const Job& job, int64_t panel, GemmArgs g, int64_t row, i
     return run_floats(job, panel, g, first, end, room);
   }
   g.a = job.rows->bf16 + row * g.lda;
-  return s.form == Segment::Form::kF8 ? run_f8(job, panel, g, room)
-                                      : run_bf16(job, panel, g, first, end);
+  run_bf16(job, panel, g, first, end);
+}
+
+void Linear::run_panels(const Job& job, int64_t first, GemmArgs g, int64_t row,
+                        std::byte* room) const {
+  const Segment& s = *job.s;
+  const int64_t end = std::min(first + job.run, s.panels());
+  g.lda = job.rows->stride;
+  const uint16_t* const a = job.rows->bf16 + row * g.lda;
+  auto* const sums = reinterpret_cast<float*>(room + sizeof(Room)) + kRowsPerTask * kPanel;
+  for (int64_t k = 0; k < s.depth; k += s.block) {
+    for (int64_t panel = first; panel < end; ++panel) {
+      GemmArgs part = g;
+      part.a = a;
+      part.accumulate = k > 0;
+      part.c += (panel - first) * kPanel;
+      if (part.bias != nullptr) part.bias += (panel - first) * kPanel;
+      part.n = static_cast<int32_t>(std::min(kPanel, s.rows - panel * kPanel));
+      if (s.form == Segment::Form::kF8) {
+        // After the last of them mostly this thread's next block.
+        const std::byte* const next = panel + 1 < end
+                                          ? job.w->panel(s, panel + 1) + k * kPanel
+                                          : job.w->panel(s, first) + (k + s.block) * kPanel;
+        run_f8(job, panel, k, next, part, sums + (panel - first) * g.m * kPanel, room);
+      } else {
+        run_bf16(job, panel, part, k, std::min(k + s.block, s.depth));
+      }
+    }
+  }
 }
 
 // The same additions, in the same order, as when one thread does all blocks; into the first part.
@@ -697,45 +743,41 @@ void Linear::run_bf16(const Job& job, int64_t panel, GemmArgs g, int64_t first, 
   const Segment& s = *job.s;
   const auto* a = static_cast<const uint16_t*>(g.a);
   const float* bias = g.bias;
+  const bool add = g.accumulate;
   for (int64_t k = first; k < end; k += s.block) {
     g.k = std::min(s.block, end - k);
     g.a = a + k;
     g.b = job.w->panel(s, panel) + k * kPanel * 2;
-    g.accumulate = k > first;
+    g.accumulate = add || k > first;
     const bool last = k + g.k == s.depth;
     g.bias = last ? bias : nullptr;
     multiply_bf16(g, job.kernels[k == 0 ? 0 : last ? 2 : 1]);
   }
 }
 
-void Linear::run_f8(const Job& job, int64_t panel, GemmArgs g, std::byte* room) const {
+void Linear::run_f8(const Job& job, int64_t panel, int64_t k, const std::byte* next, GemmArgs g,
+                    float* sums, std::byte* room) const {
   const Segment& s = *job.s;
   auto* const pairs = reinterpret_cast<uint16_t*>(reinterpret_cast<Room*>(room)->floats);
   auto* const part_sums = reinterpret_cast<float*>(room + sizeof(Room));
-  float* const sums = part_sums + kRowsPerTask * kPanel;
-  const float* const scales = f8_scales(job, panel);
   // With few rows there is more time to fetch memory in turning codes than in multiplying.
   const bool few = g.m <= 2;
   GemmArgs part = g;
+  part.k = std::min(s.block, s.depth - k);
+  part.a = static_cast<const uint16_t*>(g.a) + k;
+  part.b = pairs;
   part.c = part_sums;
   part.ldc = kPanel;
   part.n = static_cast<int32_t>(kPanel);
   part.bias = nullptr;
   part.accumulate = false;
-  part.b = pairs;
-  for (int64_t k = 0; k < s.depth; k += s.block) {
-    part.k = std::min(s.block, s.depth - k);
-    part.a = static_cast<const uint16_t*>(g.a) + k;
-    const std::byte* const codes = job.w->panel(s, panel) + k * kPanel;
-    const std::byte* const next = codes + part.k * kPanel;  // mostly this thread's next block
-    kernels_->f8_to_bf16(codes, part.k, few ? next : nullptr, pairs);
-    part.next = few ? nullptr : next;
-    const bool last = k + part.k == s.depth;
-    multiply_bf16(part, job.kernels[k == 0 ? 0 : last ? 2 : 1]);
-    kernels_->add_scaled(part_sums, g.m, last ? g.n : kPanel, scales[k / s.block],
-                         k > 0 ? sums : nullptr, last ? g.bias : nullptr, last ? g.c : sums,
-                         last ? g.ldc : kPanel);
-  }
+  part.next = few ? nullptr : next;
+  kernels_->f8_to_bf16(job.w->panel(s, panel) + k * kPanel, part.k, few ? next : nullptr, pairs);
+  const bool last = k + part.k == s.depth;
+  multiply_bf16(part, job.kernels[k == 0 ? 0 : last ? 2 : 1]);
+  kernels_->add_scaled(part_sums, g.m, last ? g.n : kPanel, f8_scales(job, panel)[k / s.block],
+                       k > 0 ? sums : nullptr, last ? g.bias : nullptr, last ? g.c : sums,
+                       last ? g.ldc : kPanel);
 }
 
 void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
@@ -747,6 +789,7 @@ void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
   QuantGemmArgs q{};
   q.sub = format.sub;
   q.group = format.group;
+  q.offset = format.offset;
   q.m = g.m;
   q.ld_before = kPanel;
   q.x = job.rows->bytes;
@@ -755,8 +798,8 @@ void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
   q.x.start += first * q.x.ld_sub;
   q.x.sum += first * q.x.ld_sub;
   const auto one_row = g.m == 1 ? quant_->one_row[s.quant] : nullptr;
-  // For few rows much of the time goes into expanding, which then fetches most of what is next; with
-  // more rows multiplying leaves time enough for all of it, and one_row always fetches all.
+  // For few rows much of the time goes into expanding, which then fetches most of what is next;
+  // with more rows multiplying leaves time enough for all of it, and one_row always fetches all.
   const bool few = g.m <= kRowsFetchedEarly && one_row == nullptr;
   ExpandRoom* const expanded = &reinterpret_cast<Room*>(room)->expanded;
   const std::byte* b = job.w->panel(s, panel);
@@ -811,10 +854,9 @@ void Linear::run_floats(const Job& job, int64_t panel, GemmArgs g, int64_t first
         kernels_->unpack_block[s.storage](g.b, g.k, scratch->floats);
         break;
       case Segment::Form::kQuant:
-        quant_->to_floats(
-            quant_->expand[s.quant]({static_cast<const std::byte*>(g.b), 0}, g.k,
-                                    &scratch->expanded),
-            kQuantFormats[s.quant], g.k, scratch->floats);
+        quant_->to_floats(quant_->expand[s.quant]({static_cast<const std::byte*>(g.b), 0}, g.k,
+                                                  &scratch->expanded),
+                          kQuantFormats[s.quant], g.k, scratch->floats);
         break;
       case Segment::Form::kF8: {
         const float scale = f8_scales(job, panel)[k / s.block];

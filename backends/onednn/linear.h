@@ -137,11 +137,17 @@ class Linear {
   // Rows `row` on of the job's input times a panel: inputs [first, end) of floats, else all.
   void run_panel(const Job& job, int64_t panel, GemmArgs g, int64_t row, int64_t first, int64_t end,
                  std::byte* room) const;
+  // A task's run of panels with rows that are bf16: block by block of K, so that the rows of a
+  // block stay in the core's cache from panel to panel.
+  void run_panels(const Job& job, int64_t first, GemmArgs g, int64_t row, std::byte* room) const;
   void run_bf16(const Job& job, int64_t panel, GemmArgs g, int64_t first, int64_t end) const;
   void run_floats(const Job& job, int64_t panel, GemmArgs g, int64_t first, int64_t end,
                   std::byte* room) const;
   void run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first, std::byte* room) const;
-  void run_f8(const Job& job, int64_t panel, GemmArgs g, std::byte* room) const;
+  // One block of a panel of f8; `sums` [g.m, 64] are those of the blocks before it, `next` what is
+  // fetched meanwhile.
+  void run_f8(const Job& job, int64_t panel, int64_t k, const std::byte* next, GemmArgs g,
+              float* sums, std::byte* room) const;
   void add_parts(const Job& job, const GemmArgs& g, float* parts) const;
   static const float* f8_scales(const Job& job, int64_t panel);
   // One block of one panel for g.m rows: full tiles by `brgemm` (or null), the rest by our own.

@@ -144,7 +144,7 @@ struct QuantRows {
 struct QuantGemmArgs {
   ExpandedBlock w;
   QuantRows x;  // pointers at this block's first input, and first row
-  int32_t sub, group;
+  int32_t sub, group, offset;
   int64_t m, k;
   const float* before = nullptr;  // [m, n] of the blocks before this one, may be c; null: zeros
   int64_t ld_before = 0;
@@ -156,13 +156,15 @@ struct QuantGemmArgs {
   int64_t next_bytes = 0;
 };
 
+using QuantGemm = void (*)(const QuantGemmArgs& args);
+
 struct QuantKernels {
   // One row of k activations (a multiple of the format's unit) into row 0 of `out`. NaN and
   // infinity must give NaN or infinity in every product, never a trap.
   void (*quantize_row)(const float* x, int64_t k, const QuantFormat& format, const QuantRows& out);
   // `packed` is one block of a panel with k inputs.
   ExpandedBlock (*expand[kQuantTypes])(PackedBlock packed, int64_t k, ExpandRoom* room);
-  void (*gemm)(const QuantGemmArgs& args);
+  QuantGemm gemm;
   // Both at once for a single row, where that is faster, else null. args.w is not looked at; of
   // args.next, if any, all is fetched.
   void (*one_row[kQuantTypes])(const std::byte* packed, const QuantGemmArgs& args, ExpandRoom* room);
@@ -175,6 +177,11 @@ const QuantKernels* quant_kernels_portable();
 const QuantKernels* quant_kernels_avx2();     // null when not compiled for x86-64
 const QuantKernels* quant_kernels_avxvnni();  // 256-bit vpdpbusd
 const QuantKernels* quant_kernels_avx512vnni();
+
+// Of AMX's tiles of bytes; null when not compiled for x86-64.
+QuantGemm quant_gemm_amx();
+// That, in AVX-512 VNNI's table.
+const QuantKernels* quant_kernels_amx();
 
 // Regroups one block: columns[n] points at column n's stored blocks for these k inputs, or is null
 // (zeros). Writes kPanel * (k / unit) * bytes. Returns whether a scale is a NaN or infinity.

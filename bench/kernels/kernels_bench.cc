@@ -155,6 +155,8 @@ BENCHMARK_CAPTURE(layer, bf16_as_f32, DType::kBF16, Precision::kF32, cpu::detect
     ->Apply(rows);
 BENCHMARK_CAPTURE(layer, f16, DType::kF16, Precision::kAuto, cpu::detect_isa())->Apply(rows);
 BENCHMARK_CAPTURE(layer, f32, DType::kF32, Precision::kAuto, cpu::detect_isa())->Apply(rows);
+BENCHMARK_CAPTURE(layer, bf16_avx512bf16, DType::kBF16, Precision::kAuto, cpu::Isa::kAvx512Bf16)
+    ->Apply(rows);
 BENCHMARK_CAPTURE(layer, bf16_avx2, DType::kBF16, Precision::kAuto, cpu::Isa::kAvx2)->Apply(rows);
 BENCHMARK_CAPTURE(layer, bf16_portable, DType::kBF16, Precision::kAuto, cpu::Isa::kPortable)
     ->UseRealTime()
@@ -200,6 +202,16 @@ PONDER_QUANT_LAYER(iq3_xxs, DType::kIQ3_XXS);
 PONDER_QUANT_LAYER(iq2_xs, DType::kIQ2_XS);
 PONDER_QUANT_LAYER(iq1_s, DType::kIQ1_S);
 PONDER_QUANT_LAYER(mxfp4, DType::kMXFP4);
+PONDER_QUANT_LAYER(f8, DType::kF8_E4M3);
+#undef PONDER_QUANT_LAYER
+// What AMX adds.
+#define PONDER_QUANT_LAYER(name, dtype)                                                   \
+  BENCHMARK_CAPTURE(layer, name##_avx512, dtype, Precision::kAuto, cpu::Isa::kAvx512Bf16) \
+      ->Apply(quant_rows)
+PONDER_QUANT_LAYER(q8_0, DType::kQ8_0);
+PONDER_QUANT_LAYER(q4_k, DType::kQ4_K);
+PONDER_QUANT_LAYER(q6_k, DType::kQ6_K);
+PONDER_QUANT_LAYER(iq4_xs, DType::kIQ4_XS);
 PONDER_QUANT_LAYER(f8, DType::kF8_E4M3);
 #undef PONDER_QUANT_LAYER
 

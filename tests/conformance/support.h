@@ -67,8 +67,8 @@ inline std::vector<Target> targets() {
   all.push_back({"ref", true, [](const BackendContext& c) -> StatusOr<std::unique_ptr<Backend>> {
                    return make_ref_backend(c);
                  }});
-  for (cpu::Isa isa :
-       {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512, cpu::Isa::kAvx512Bf16}) {
+  for (cpu::Isa isa : {cpu::Isa::kPortable, cpu::Isa::kAvx2, cpu::Isa::kAvx512,
+                       cpu::Isa::kAvx512Bf16, cpu::Isa::kAmx}) {
     all.push_back({absl::StrCat("onednn_", cpu::isa_name(isa)), isa <= cpu::detect_isa(),
                    [isa](const BackendContext& c) { return make_onednn_backend(c, isa); }});
   }
@@ -120,7 +120,8 @@ class Conformance : public ::testing::TestWithParam<Target> {
     GTEST_SKIP() << "this processor cannot run " << GetParam().name;
   }
   bool rounds_activations() const {
-    return GetParam().name == "onednn_avx512_bf16" || GetParam().name == "cuda";
+    const std::string& name = GetParam().name;
+    return name == "onednn_avx512_bf16" || name == "onednn_amx" || name == "cuda";
   }
 };
 

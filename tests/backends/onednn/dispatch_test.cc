@@ -18,6 +18,7 @@ TEST(Dispatch, EachLevelGetsItsOwnTable) {
   EXPECT_EQ(kernels_for(Isa::kAvx2), kernels_avx2());
   EXPECT_EQ(kernels_for(Isa::kAvx512), kernels_avx512());
   EXPECT_EQ(kernels_for(Isa::kAvx512Bf16), kernels_avx512bf16());
+  EXPECT_EQ(kernels_for(Isa::kAmx), kernels_amx());
 }
 
 struct Machine {
@@ -28,7 +29,8 @@ struct Machine {
 };
 
 TEST(Dispatch, BytesAreMultipliedByTheBestThatMachineAndCapAllow) {
-  const ByteIsa avx2 = ByteIsa::kAvx2, vnni = ByteIsa::kAvxVnni, vnni512 = ByteIsa::kAvx512Vnni;
+  const ByteIsa avx2 = ByteIsa::kAvx2, vnni = ByteIsa::kAvxVnni, vnni512 = ByteIsa::kAvx512Vnni,
+                amx = ByteIsa::kAmx;
   const Machine machines[] = {
       {"no AVX2", Isa::kPortable, {}, quant_kernels_portable},
       {"Haswell", Isa::kAvx2, {avx2}, quant_kernels_avx2},
@@ -37,6 +39,11 @@ TEST(Dispatch, BytesAreMultipliedByTheBestThatMachineAndCapAllow) {
       {"Ice Lake", Isa::kAvx512, {avx2, vnni512}, quant_kernels_avx512vnni},
       {"Zen 4", Isa::kAvx512Bf16, {avx2, vnni512}, quant_kernels_avx512vnni},
       {"Zen 5", Isa::kAvx512Bf16, {avx2, vnni, vnni512}, quant_kernels_avx512vnni},
+      {"Sapphire Rapids", Isa::kAmx, {avx2, vnni, vnni512, amx}, quant_kernels_amx},
+      {"Sapphire Rapids held at AVX512_BF16",
+       Isa::kAvx512Bf16,
+       {avx2, vnni, vnni512, amx},
+       quant_kernels_avx512vnni},
       {"Zen 5 held at AVX2", Isa::kAvx2, {avx2, vnni, vnni512}, quant_kernels_avxvnni},
       {"Zen 4 held at AVX2", Isa::kAvx2, {avx2, vnni512}, quant_kernels_avx2},
       {"Zen 5 held at nothing", Isa::kPortable, {avx2, vnni, vnni512}, quant_kernels_portable},
@@ -66,7 +73,12 @@ TEST(Dispatch, DetectionAgreesWithTheSystem) {
   }
   if (detect_isa() >= Isa::kAvx512) {
     EXPECT_EQ(has_byte_isa(ByteIsa::kAvx512Vnni), flags.contains("avx512_vnni"));
-    EXPECT_EQ(detect_isa() == Isa::kAvx512Bf16, flags.contains("avx512_bf16"));
+    EXPECT_EQ(detect_isa() >= Isa::kAvx512Bf16, flags.contains("avx512_bf16"));
+  }
+  // Flags tell of the processor; the system may still refuse a process the tiles.
+  if (detect_isa() >= Isa::kAmx) {
+    EXPECT_TRUE(flags.contains("amx_tile") && flags.contains("amx_bf16") &&
+                flags.contains("amx_int8"));
   }
 }
 

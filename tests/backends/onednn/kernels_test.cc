@@ -245,7 +245,8 @@ INSTANTIATE_TEST_SUITE_P(Tables, KernelsTest,
                          ::testing::Values(Table{Isa::kPortable, kernels_portable},
                                            Table{Isa::kAvx2, kernels_avx2},
                                            Table{Isa::kAvx512, kernels_avx512},
-                                           Table{Isa::kAvx512Bf16, kernels_avx512bf16}),
+                                           Table{Isa::kAvx512Bf16, kernels_avx512bf16},
+                                           Table{Isa::kAmx, kernels_amx}),
                          [](const auto& test) { return std::string(isa_name(test.param.isa)); });
 
 }  // namespace

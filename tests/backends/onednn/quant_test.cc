@@ -33,7 +33,8 @@ struct Table {
 constexpr Table kTables[] = {{ByteIsa::kPortable, quant_kernels_portable},
                              {ByteIsa::kAvx2, quant_kernels_avx2},
                              {ByteIsa::kAvxVnni, quant_kernels_avxvnni},
-                             {ByteIsa::kAvx512Vnni, quant_kernels_avx512vnni}};
+                             {ByteIsa::kAvx512Vnni, quant_kernels_avx512vnni},
+                             {ByteIsa::kAmx, quant_kernels_amx}};
 
 uint32_t bits(float v) { return std::bit_cast<uint32_t>(v); }
 
@@ -352,7 +353,7 @@ TEST_P(QuantKernelsTest, ProductsFollowTheStatedOrderBitForBit) {
     auto room = std::make_unique<ExpandRoom>(), other_room = std::make_unique<ExpandRoom>();
     const auto one_row = kernels_->one_row[type()];
     const ExpandedBlock block = kernels_->expand[type()]({packed.data(), 0}, k, room.get());
-    for (const int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17}) {
+    for (const int64_t m : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17, 47, 48, 51, 61}) {
       const Rows rows(kernels_, format(), m, k, static_cast<unsigned>(m));
       for (const int32_t n : {64, 63, 33, 16, 5, 1}) {
         for (const bool later : {false, true}) {
@@ -367,6 +368,7 @@ TEST_P(QuantKernelsTest, ProductsFollowTheStatedOrderBitForBit) {
             g.x = rows.view;
             g.sub = format().sub;
             g.group = format().group;
+            g.offset = format().offset;
             g.m = m;
             g.k = k;
             g.c = c.data();

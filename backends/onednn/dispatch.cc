@@ -11,12 +11,16 @@ Kernels join_avx512() {
   return k;
 }
 
-Kernels join_avx512bf16() {
-  bool vbmi = false;
+bool has_vbmi() {
 #if defined(__x86_64__)
-  vbmi = __builtin_cpu_supports("avx512vbmi");
+  return __builtin_cpu_supports("avx512vbmi");
+#else
+  return false;
 #endif
-  const Kernels& own = *own_kernels_avx512bf16(vbmi);
+}
+
+Kernels join_avx512bf16() {
+  const Kernels& own = *own_kernels_avx512bf16(has_vbmi());
   Kernels k = *kernels_avx512();
   k.gemm_bf16 = own.gemm_bf16;
   k.bf16_rows = 512;
@@ -30,6 +34,7 @@ Kernels join_avx512bf16() {
 Kernels join_amx() {
   Kernels k = *kernels_avx512bf16();
   k.gemm_bf16 = gemm_bf16_amx();
+  if (has_vbmi()) k.f8_row_bf16 = f8_row_bf16_amx();
   // Tiles want more from the caches than what all cores share can give.
   k.bf16_rows = 128;
   k.bf16_panels = 4;

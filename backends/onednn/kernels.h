@@ -47,9 +47,10 @@ struct GemmArgs {
   int64_t m, k;
   float* c;  // [m, n]
   int64_t ldc;
-  int32_t n;          // 1 to 64 columns exist
-  bool accumulate;    // c += chain, else c = chain
-  const float* bias;  // [n], added last; or null
+  int32_t n;            // 1 to 64 columns exist
+  bool accumulate;      // c += chain, else c = chain
+  const float* bias;    // [n], added last; or null
+  bool cached = false;  // b is in the first-level cache: nothing of it need be fetched ahead
   // k * kPanel bytes that will be read next, or null. gemm_bf16 fetches them while it multiplies.
   const std::byte* next = nullptr;
 };
@@ -125,6 +126,9 @@ struct Kernels {
   // k codes of a panel in gemm_bf16's order, exactly; k a multiple of 4. Null without gemm_bf16.
   // Fetches as many bytes from `next` on, unless it is null.
   void (*f8_to_bf16)(const void* codes, int64_t k, const void* next, uint16_t* out);
+  // gemm_bf16 of what f8_to_bf16 makes of args.b, for a single row; k a multiple of 4. Null: no
+  // faster.
+  GemmBf16 f8_row_bf16;
   // k codes of a panel times `scale`, in gemm_f32's order.
   void (*unpack_f8)(const void* codes, int64_t k, float scale, float* out);
   // gemm_f32 of what unpack_f8 makes of args.b, for a single row; false: `scale` is too large for
@@ -193,5 +197,6 @@ const Kernels* kernels_amx();
 const Kernels* own_kernels_avx512();
 const Kernels* own_kernels_avx512bf16(bool vbmi);
 GemmBf16 gemm_bf16_amx();
+GemmBf16 f8_row_bf16_amx();
 
 }  // namespace ponder::cpu

@@ -17,6 +17,8 @@ namespace {
 
 #include "backends/onednn/amx.inc"
 
+#include "backends/onednn/f8_pairs.inc"
+
 constexpr int64_t kRows = 16;                         // of a tile
 constexpr int64_t kColumns = 16;                      // of a tile
 constexpr int64_t kInputs = 32;                       // of a step
@@ -154,7 +156,7 @@ void one_tile(const GemmArgs& g, int64_t row, int64_t rows, LastStep* last, Ahea
   };
   for (int64_t k = 0; k < whole; k += kInputs) {
     const std::byte* const w = b + k * kPanel * 2;
-    if (row == 0) {
+    if (row == 0 && !g.cached) {
       for (int64_t i = 0; i < kStepBytes; i += 64) {
         _mm_prefetch(reinterpret_cast<const char*>(w + kAhead + i), _MM_HINT_T0);
       }
@@ -168,7 +170,125 @@ void one_tile(const GemmArgs& g, int64_t row, int64_t rows, LastStep* last, Ahea
   finish<3>(g, row, rows, 3 * kColumns);
 }
 
+// ---- a single row ------------------------------------------------------------------------------
+//
+// The same sums by float32 multiply-add, which is quicker than 64 bytes' worth of a tile's 1024.
+// Tiles take subnormals for zeros, so this does too.
+
+class NoSubnormals {
+ public:
+  NoSubnormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+  ~NoSubnormals() { _mm_setcsr(before_); }
+
+ private:
+  const unsigned before_;
+};
+
+inline __m512 even_of(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
+inline __m512 odd_of(__m512i pairs) {
+  return _mm512_castsi512_ps(
+      _mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000))));
+}
+
+constexpr int kVectors = kPanel / kColumns;
+
+struct RowSums {
+  // Of the step's inputs, widened; zeros beyond `left`.
+  void begin(const uint16_t* a, int64_t left) {
+    const __m512i x = _mm512_maskz_loadu_epi16(
+        left >= kInputs ? ~__mmask32{0} : static_cast<__mmask32>((1u << left) - 1), a);
+    _mm512_store_ps(x_even, even_of(x));
+    _mm512_store_ps(x_odd, odd_of(x));
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) even[j] = odd[j] = _mm512_setzero_ps();
+  }
+  // Inputs 2 * pair and 2 * pair + 1 of the step.
+  void add(int64_t pair, int j, __m512i w) {
+    even[j] = _mm512_fmadd_ps(_mm512_set1_ps(x_even[pair]), even_of(w), even[j]);
+    odd[j] = _mm512_fmadd_ps(_mm512_set1_ps(x_odd[pair]), odd_of(w), odd[j]);
+  }
+  void end() {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      total[j] = _mm512_add_ps(total[j], _mm512_add_ps(even[j], odd[j]));
+    }
+  }
+
+  __m512 total[kVectors] = {};
+  __m512 even[kVectors], odd[kVectors];
+  alignas(64) float x_even[kInputs / 2], x_odd[kInputs / 2];
+};
+
+void one_row(const GemmArgs& g, const RowSums& sums) {
+#pragma GCC unroll 4
+  for (int j = 0; j < kVectors; ++j) {
+    const __mmask16 mask = lanes_below(g.n - j * kColumns);
+    float* const c = g.c + j * kColumns;
+    __m512 v = sums.total[j];
+    if (g.accumulate) v = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), v);
+    if (g.bias != nullptr) {
+      v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask, g.bias + j * kColumns));
+    }
+    _mm512_mask_storeu_ps(c, mask, v);
+  }
+}
+
+void row_bf16(const GemmArgs& g) {
+  const NoSubnormals mode;
+  const auto* const a = static_cast<const uint16_t*>(g.a);
+  const auto* b = static_cast<const std::byte*>(g.b);
+  const std::byte* next = g.next;
+  RowSums sums;
+  for (int64_t k = 0; k < g.k; k += kInputs) {
+    const int64_t left = g.k - k < kInputs ? g.k - k : kInputs;
+    sums.begin(a + k, left);
+    for (int64_t pair = 0; pair < left / 2; ++pair, b += kPanel * 4) {
+      if (next != nullptr) {
+        _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(next + 64), _MM_HINT_T0);
+        next += 128;
+      }
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) {
+        const std::byte* const at = b + j * 64;
+        if (!g.cached) _mm_prefetch(reinterpret_cast<const char*>(at + kAhead), _MM_HINT_T0);
+        sums.add(pair, j, _mm512_loadu_si512(at));
+      }
+    }
+    sums.end();
+  }
+  one_row(g, sums);
+}
+
+__attribute__((target("avx512vbmi"))) void f8_row_bf16(const GemmArgs& g) {
+  const NoSubnormals mode;
+  const F8Pairs table;
+  const auto* const a = static_cast<const uint16_t*>(g.a);
+  const auto* b = static_cast<const std::byte*>(g.b);
+  const std::byte* next = g.next;
+  RowSums sums;
+  for (int64_t k = 0; k < g.k; k += kInputs) {
+    const int64_t left = g.k - k < kInputs ? g.k - k : kInputs;
+    sums.begin(a + k, left);
+    for (int64_t pair = 0; pair < left / 2; pair += 2, b += kPanel * 4) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) {
+        if (next != nullptr)
+          _mm_prefetch(reinterpret_cast<const char*>(next + j * 64), _MM_HINT_T0);
+        __m512i first, second;
+        table.pairs(_mm512_loadu_si512(b + j * 64), first, second);
+        sums.add(pair, j, first);
+        sums.add(pair + 1, j, second);
+      }
+      if (next != nullptr) next += kPanel * 4;
+    }
+    sums.end();
+  }
+  one_row(g, sums);
+}
+
 void gemm_bf16(const GemmArgs& g) {
+  if (g.m == 1) return row_bf16(g);
   LastStep last;
   const int64_t whole = g.k / kInputs * kInputs;
   if (whole < g.k) last.fill_b(g, whole);
@@ -196,6 +316,7 @@ void gemm_bf16(const GemmArgs& g) {
 }  // namespace
 
 GemmBf16 gemm_bf16_amx() { return gemm_bf16; }
+GemmBf16 f8_row_bf16_amx() { return f8_row_bf16; }
 
 }  // namespace ponder::cpu
 
@@ -203,6 +324,7 @@ GemmBf16 gemm_bf16_amx() { return gemm_bf16; }
 
 namespace ponder::cpu {
 GemmBf16 gemm_bf16_amx() { return nullptr; }
+GemmBf16 f8_row_bf16_amx() { return nullptr; }
 }  // namespace ponder::cpu
 
 #endif

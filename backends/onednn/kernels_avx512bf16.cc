@@ -20,6 +20,8 @@ inline __mmask16 lanes_below(int64_t n) {
                   : static_cast<__mmask16>((1u << n) - 1);
 }
 
+#include "backends/onednn/f8_pairs.inc"
+
 inline __m512bh load_pairs(const uint16_t* p) {
   return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
 }
@@ -51,7 +53,7 @@ void tile(const GemmArgs& g, int64_t row) {
     __m512bh w[kColumns];
 #pragma GCC unroll 4
     for (int j = 0; j < kColumns; ++j) {
-      if constexpr (R <= 2) {
+      if (R <= 2 && !g.cached) {
         _mm_prefetch(reinterpret_cast<const char*>(b + j * 32) + kAhead, _MM_HINT_T0);
       }
       w[j] = load_pairs(b + j * 32);
@@ -135,30 +137,6 @@ void latent_values_bf16(const std::byte* const* tokens, int64_t count, int64_t w
   }
 }
 
-// The bf16 numbers of the codes of f8_e4m3 without their sign (lib/tensor/float8.h); exact.
-struct Bf16OfF8 {
-  alignas(64) uint16_t of[128];
-};
-constexpr Bf16OfF8 bf16_of_f8() {
-  Bf16OfF8 table{};
-  for (int code = 0; code < 128; ++code) {
-    // Above 7 the fields move to their places and the exponent's bias from 7 to 127; below, the
-    // number is code * 2^-9, of which the highest bit goes unsaid.
-    int bits = (code << 4) + (120 << 7);
-    if (code < 8) {
-      int exponent = 127 - 9, mantissa = code << 7;
-      while (mantissa >= 2 << 7) {
-        mantissa >>= 1;
-        ++exponent;
-      }
-      bits = code == 0 ? 0 : (exponent << 7 | (mantissa & 0x7f));
-    }
-    table.of[code] = static_cast<uint16_t>(bits);
-  }
-  return table;
-}
-constexpr Bf16OfF8 kBf16OfF8 = bf16_of_f8();
-
 void f8_to_bf16(const void* codes, int64_t k, const void* next, uint16_t* out) {
   const __m512i table[4] = {_mm512_load_si512(kBf16OfF8.of), _mm512_load_si512(kBf16OfF8.of + 32),
                             _mm512_load_si512(kBf16OfF8.of + 64),
@@ -190,44 +168,20 @@ void f8_to_bf16(const void* codes, int64_t k, const void* next, uint16_t* out) {
   }
 }
 
-// The same in fewer and quicker instructions: both bytes of a bf16 come out of tables of 128 bytes,
-// 64 codes at a time.
-struct alignas(64) HalvesOfF8 {
-  uint8_t low[128];
-  uint8_t high[128];
-};
-constexpr HalvesOfF8 halves_of_f8() {
-  HalvesOfF8 table{};
-  for (int code = 0; code < 128; ++code) {
-    table.low[code] = static_cast<uint8_t>(kBf16OfF8.of[code]);
-    table.high[code] = static_cast<uint8_t>(kBf16OfF8.of[code] >> 8);
-  }
-  return table;
-}
-constexpr HalvesOfF8 kHalvesOfF8 = halves_of_f8();
-
+// The same in fewer and quicker instructions.
 __attribute__((target("avx512vbmi"))) void f8_to_bf16_vbmi(const void* codes, int64_t k,
                                                            const void* next, uint16_t* out) {
-  const __m512i low0 = _mm512_load_si512(kHalvesOfF8.low);
-  const __m512i low1 = _mm512_load_si512(kHalvesOfF8.low + 64);
-  const __m512i high0 = _mm512_load_si512(kHalvesOfF8.high);
-  const __m512i high1 = _mm512_load_si512(kHalvesOfF8.high + 64);
-  // In each lane: bytes 0 and 1 of each four, then 2 and 3.
-  const __m512i pairs = _mm512_broadcast_i32x4(
-      _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-  const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
+  const F8Pairs table;
   const auto* from = static_cast<const uint8_t*>(codes);
   const auto* ahead = static_cast<const char*>(next);
   for (int64_t i = 0; i < k; i += 4, out += kPanel * 4, from += kPanel * 4) {
 #pragma GCC unroll 4
     for (int j = 0; j < kColumns; ++j) {
       if (next != nullptr) _mm_prefetch(ahead + j * 64, _MM_HINT_T0);
-      const __m512i code = _mm512_shuffle_epi8(_mm512_loadu_si512(from + j * 64), pairs);
-      const __m512i low = _mm512_permutex2var_epi8(low0, code, low1);
-      __m512i high = _mm512_permutex2var_epi8(high0, code, high1);
-      high = _mm512_ternarylogic_epi32(high, code, sign, 0xf8);  // high | (code & sign)
-      _mm512_storeu_si512(out + j * 32, _mm512_unpacklo_epi8(low, high));
-      _mm512_storeu_si512(out + kPanel * 2 + j * 32, _mm512_unpackhi_epi8(low, high));
+      __m512i first, second;
+      table.pairs(_mm512_loadu_si512(from + j * 64), first, second);
+      _mm512_storeu_si512(out + j * 32, first);
+      _mm512_storeu_si512(out + kPanel * 2 + j * 32, second);
     }
     if (next != nullptr) ahead += kPanel * 4;
   }

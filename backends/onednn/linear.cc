@@ -771,10 +771,18 @@ void Linear::run_f8(const Job& job, int64_t panel, int64_t k, const std::byte* n
   part.n = static_cast<int32_t>(kPanel);
   part.bias = nullptr;
   part.accumulate = false;
+  part.cached = true;
   part.next = few ? nullptr : next;
-  kernels_->f8_to_bf16(job.w->panel(s, panel) + k * kPanel, part.k, few ? next : nullptr, pairs);
+  const std::byte* const codes = job.w->panel(s, panel) + k * kPanel;
   const bool last = k + part.k == s.depth;
-  multiply_bf16(part, job.kernels[k == 0 ? 0 : last ? 2 : 1]);
+  if (g.m == 1 && kernels_->f8_row_bf16 != nullptr) {
+    part.b = codes;
+    part.next = next;
+    kernels_->f8_row_bf16(part);
+  } else {
+    kernels_->f8_to_bf16(codes, part.k, few ? next : nullptr, pairs);
+    multiply_bf16(part, job.kernels[k == 0 ? 0 : last ? 2 : 1]);
+  }
   kernels_->add_scaled(part_sums, g.m, last ? g.n : kPanel, f8_scales(job, panel)[k / s.block],
                        k > 0 ? sums : nullptr, last ? g.bias : nullptr, last ? g.c : sums,
                        last ? g.ldc : kPanel);

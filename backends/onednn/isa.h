@@ -16,6 +16,8 @@ enum class Isa : uint8_t {
   kAmx,         // and AMX's tiles, of bf16 and of bytes
 };
 
+inline constexpr Isa kHighestIsa = Isa::kAmx;
+
 // The best level that the processor has and the operating system lets us use. Linux is asked for the
 // registers of AMX, which a process has to do before its first use (docs/decisions/0011).
 Isa detect_isa();

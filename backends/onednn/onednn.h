@@ -15,7 +15,7 @@ const BackendFactory* onednn_factory();
 // As the factory makes it, but using no instruction set above `cap`, and without oneDNN when
 // `use_onednn` is false: for tests and measurements.
 StatusOr<std::unique_ptr<Backend>> make_onednn_backend(const BackendContext& context,
-                                                       cpu::Isa cap = cpu::Isa::kAvx512Bf16,
+                                                       cpu::Isa cap = cpu::kHighestIsa,
                                                        bool use_onednn = true);
 
 }  // namespace ponder

@@ -90,7 +90,9 @@ TEST(OnednnBackend, SaysWhatItRunsOn) {
   EXPECT_NE(devices[0].name.find(isa_name(detect_isa())), std::string::npos) << devices[0].name;
   EXPECT_GT(devices[0].memory_total, devices[0].memory_free);
   EXPECT_GT(devices[0].memory_free, 0u);
-  EXPECT_TRUE(onednn_factory()->create(0, context).ok());
+  const auto backend = onednn_factory()->create(0, context);
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  EXPECT_EQ((*backend)->info().name, devices[0].name);
   EXPECT_FALSE(onednn_factory()->create(1, context).ok());
 }
 

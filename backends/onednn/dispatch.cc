@@ -36,8 +36,8 @@ Kernels join_amx() {
   k.gemm_bf16 = gemm_bf16_amx();
   if (has_vbmi()) k.f8_row_bf16 = f8_row_bf16_amx();
   // Tiles want more from the caches than what all cores share can give.
-  k.bf16_rows = 128;
-  k.bf16_panels = 4;
+  k.bf16_rows = 256;
+  k.bf16_panels = 2;
   return k;
 }
 

@@ -12,6 +12,9 @@
 //
 //     w[k][n] = scale[k / sub][n] * (q[k][n] - offset) - min[k / sub][n]      q: 0 to 255
 //
+// where types with a group of 256 inputs have minima min_scale[n] * min[k / sub][n], min being
+// whole numbers below 64.
+//
 // Activations are rounded to int8, `group` of them to a scale (the largest magnitude becomes 127),
 // as ggml does for the same types. Integer sums over a sub-block are exact whatever the order, and
 // what is added in float32 is added in one order, so a product's value depends on its row and its
@@ -20,9 +23,8 @@
 //     isum_j = sum over sub-block j of x q - offset * (sum over sub-block j of x)     int32, exact
 //     xsum_j = sum over sub-block j of x                                              int32, exact
 //   group == 256, one scale s for the block:
-//     part = 0; for each j ascending: part = fma(isum_j, scale_j, part)
-//                                     if the type has minima: part = fma(-min_j, xsum_j, part)
-//     c = fma(part, s, c)
+//     part = 0, or if the type has minima: -min_scale * (sum over j of min_j xsum_j, exact: below
+//     2^24) for each j ascending: part = fma(isum_j, scale_j, part) c = fma(part, s, c)
 //   group == sub == 32, a scale s_j for each sub-block:
 //     part = 0; for each j ascending: t = isum_j * scale_j
 //                                     if the type has minima: t = fma(-min_j, xsum_j, t)
@@ -117,16 +119,18 @@ struct PackedBlock {
 // One block of one panel, expanded. Scratch memory, but q and the scales may point into the packed
 // block where that has the form already.
 struct ExpandedBlock {
-  const uint8_t* q;       // [k/4][64][4]
-  const float* scale;     // [k/sub][64]
-  const float* min;       // [k/sub][64]; null when the type has none
-  uint8_t highest = 255;  // no q is larger
+  const uint8_t* q;                  // [k/4][64][4]
+  const float* scale;                // [k/sub][64]
+  const float* min;                  // [k/sub][64]; null when the type has none
+  const float* min_scale = nullptr;  // [64], of groups of 256
+  uint8_t highest = 255;             // no q is larger
 };
-// Room that an expand function may use: q, then scales, then minima.
+// Room that an expand function may use.
 struct alignas(64) ExpandRoom {
   uint8_t q[kQuantBlock * kPanel];
   float scale[kQuantBlock / 16 * kPanel];
   float min[kQuantBlock / 16 * kPanel];
+  float min_scale[kPanel];
 };
 
 // Some rows of activations, rounded for one QuantFormat.
@@ -167,7 +171,8 @@ struct QuantKernels {
   QuantGemm gemm;
   // Both at once for a single row, where that is faster, else null. args.w is not looked at; of
   // args.next, if any, all is fetched.
-  void (*one_row[kQuantTypes])(const std::byte* packed, const QuantGemmArgs& args, ExpandRoom* room);
+  void (*one_row[kQuantTypes])(const std::byte* packed, const QuantGemmArgs& args,
+                               ExpandRoom* room);
   // An expanded block as the floats it stands for, in the layout that Kernels::gemm_f32 takes; what
   // dequantize.h defines, bit for bit.
   void (*to_floats)(const ExpandedBlock& w, const QuantFormat& format, int64_t k, float* out);

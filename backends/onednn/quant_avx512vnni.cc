@@ -50,6 +50,16 @@ inline void one_row_of_nibbles(const std::byte* packed, const QuantGemmArgs& g, 
   V part[kVectors];
 #pragma GCC unroll 4
   for (int c = 0; c < kVectors; ++c) part[c] = v_zero();
+  if constexpr (T::kWide && T::kMin) {
+    for (int64_t j = 0; j < g.k / T::kSub; ++j) {
+#pragma GCC unroll 4
+      for (int c = 0; c < kVectors; ++c) {
+        part[c] = add_minimum(v_load(g.w.min + j * kPanel + c * W), g.x.sum + j, part[c]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < kVectors; ++c) part[c] = v_mul(minus_min_scale(g.w, c * W), part[c]);
+  }
   for (int64_t i = 0; i < groups; ++i) {
     const int32_t* const start = g.x.start + i * kSubs;
     Dot<1> sum[2][kVectors];
@@ -90,14 +100,14 @@ inline VI iq4_entry(VI v, int64_t, int, int) { return i_pick(kIQ4Entries, v); }
 void one_row_q4_k(const std::byte* packed, const QuantGemmArgs& args, ExpandRoom* room) {
   QuantGemmArgs g = args;
   k_scales(packed + words(32), packed + words(35), room);
-  g.w = with_minima(room, 15);
+  g.w = with_scaled_minima(room, 15);
   one_row_of_nibbles<TileOf<32, true, true>, 8, 2>(packed, g,
                                                    [](VI v, int64_t, int, int) { return v; });
 }
 void one_row_q5_k(const std::byte* packed, const QuantGemmArgs& args, ExpandRoom* room) {
   QuantGemmArgs g = args;
   k_scales(packed + words(40), packed + words(43), room);
-  g.w = with_minima(room, 31);
+  g.w = with_scaled_minima(room, 31);
   const VI fifth = i_set8(16);
   one_row_of_nibbles<TileOf<32, true, true>, 8, 2>(packed, g, [&](VI v, int64_t j, int w, int c) {
     const VI high = i_shr(word(packed + words(32), w, c), static_cast<int>(j));

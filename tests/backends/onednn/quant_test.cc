@@ -167,7 +167,10 @@ TEST_P(QuantKernelsTest, ExpandedBlocksAreTheReferenceValuesBitForBit) {
             const int64_t s_at = i / format().sub * kPanel + c;
             EXPECT_LE(block.q[q_at], block.highest);
             float v = block.scale[s_at] * static_cast<float>(block.q[q_at] - format().offset);
-            if (block.min != nullptr) v = v - block.min[s_at];
+            if (block.min != nullptr) {
+              const float min = block.min[s_at];
+              v = v - (block.min_scale != nullptr ? block.min_scale[c] * min : min);
+            }
             if (!columns.exists(c)) {
               ASSERT_EQ(v, 0.0f) << "column " << c << " input " << i;
               continue;
@@ -321,7 +324,16 @@ float product(const ExpandedBlock& w, const QuantRows& x, const QuantFormat& f, 
     volatile float p = a * b;
     return p + d;
   };
+  const auto minima = [&](int64_t j) { return w.min[j * kPanel + c]; };
   float part = 0;
+  if (f.group == kQuantBlock && w.min != nullptr) {
+    double low = 0;
+    for (int64_t j = 0; j < k / f.sub; ++j) {
+      EXPECT_EQ(minima(j), std::trunc(minima(j)));
+      for (int64_t i = j * f.sub; i < (j + 1) * f.sub; ++i) low += double{minima(j)} * x.q[i];
+    }
+    part = -w.min_scale[c] * static_cast<float>(low);
+  }
   for (int64_t j = 0; j < k / f.sub; ++j) {
     int64_t isum = 0, xsum = 0;
     for (int64_t i = j * f.sub; i < (j + 1) * f.sub; ++i) {
@@ -329,13 +341,11 @@ float product(const ExpandedBlock& w, const QuantRows& x, const QuantFormat& f, 
       xsum += x.q[i];
     }
     const float scale = w.scale[j * kPanel + c];
-    const float less = w.min != nullptr ? -w.min[j * kPanel + c] : 0;
     if (f.group == kQuantBlock) {
       part = fma(static_cast<float>(isum), scale, part);
-      if (w.min != nullptr) part = fma(less, static_cast<float>(xsum), part);
     } else {
       float t = static_cast<float>(isum) * scale;
-      if (w.min != nullptr) t = fma(less, static_cast<float>(xsum), t);
+      if (w.min != nullptr) t = fma(-minima(j), static_cast<float>(xsum), t);
       part = fma(t, x.scale[j], part);
     }
   }

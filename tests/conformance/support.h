@@ -119,9 +119,8 @@ class Conformance : public ::testing::TestWithParam<Target> {
     if (GetParam().name == "cuda") GTEST_SKIP() << "no CUDA device";
     GTEST_SKIP() << "this processor cannot run " << GetParam().name;
   }
-  bool rounds_activations() const {
-    return GetParam().name == "onednn_avx512_bf16" || GetParam().name == "cuda";
-  }
+  static bool on_gpu() { return GetParam().name == "cuda"; }
+  bool rounds_activations() const { return GetParam().name == "onednn_avx512_bf16" || on_gpu(); }
 };
 
 inline std::string target_name(const ::testing::TestParamInfo<Target>& info) {

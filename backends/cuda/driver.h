@@ -25,7 +25,7 @@ namespace ponder::cuda {
                                           X(cuFuncSetAttribute) X(cuLaunchKernel) X(cuGraphCreate) \
                                               X(cuGraphDestroy) X(cuGraphAddKernelNode)            \
                                                   X(cuGraphInstantiate) X(cuGraphExecDestroy)      \
-                                                      X(cuGraphLaunch)
+                                                      X(cuGraphLaunch) X(cuFuncGetAttribute)
 
 struct Driver {
 #define PONDER_CUDA_FUNCTION(name) decltype(&::name) name = nullptr;

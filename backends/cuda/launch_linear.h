@@ -13,12 +13,18 @@ enum class Form : uint8_t {
   kBF16,     // bf16 weights
   kF16,      // f16 weights: binary16 times a power of two that all of a row shares
   kF8,       // f8 weights: the same numbers in another order
+  kF8Codes,  // f8 weights, Precision::kF8: f8_e4m3, 128 inputs to a scale
   kBytes32,  // block types: int8, 32 inputs to a scale
   kBytes256,
 };
 
 // The form that products with a type use where inputs may be rounded (Precision::kAuto).
 Form form_of(DType dtype);
+
+// Whether code for an architecture (89: sm_89) has the kernels of kF8Codes: where the matrix
+// instructions take f8_e4m3 from registers. On sm_90 and the sm_100s they take it from shared
+// memory alone, and mma.sync becomes conversions and products of binary16.
+constexpr bool multiplies_f8(int architecture) { return architecture == 89 || architecture >= 120; }
 
 constexpr bool is_bytes(Form form) { return form == Form::kBytes32 || form == Form::kBytes256; }
 // Inputs are stored in multiples of so many, zeros behind the last.
@@ -36,12 +42,22 @@ struct alignas(16) ByteBlock {
   float both;    // of all
 };
 
-// Room for `rows` rows in a form; a power of two per row lies behind the rows of kF16 and kF8.
+// Of forms but kFloats and bytes: where the scales lie, behind all rows, and how many a row has. In
+// kF16 and kF8 they are powers of two.
+constexpr int64_t scales_offset(Form form, int64_t rows, int64_t pitch) {
+  return rows * pitch * (form == Form::kF8Codes ? 1 : 2);
+}
+constexpr int64_t row_scales(Form form, int64_t pitch) {
+  return form == Form::kBF16 ? 0 : form == Form::kF8Codes ? pitch / 128 : 1;
+}
+
+// Room for `rows` rows in a form.
 constexpr uint64_t form_bytes(Form form, int64_t rows, int64_t cols) {
-  const auto n = static_cast<uint64_t>(rows * form_pitch(form, cols));
+  const int64_t pitch = form_pitch(form, cols);
   if (form == Form::kFloats) return 0;
-  if (is_bytes(form)) return n / 32 * sizeof(ByteBlock);
-  return n * 2 + align16(form == Form::kBF16 ? 0 : static_cast<uint64_t>(rows) * sizeof(float));
+  if (is_bytes(form)) return static_cast<uint64_t>(rows * pitch) / 32 * sizeof(ByteBlock);
+  return static_cast<uint64_t>(scales_offset(form, rows, pitch)) +
+         align16(static_cast<uint64_t>(rows * row_scales(form, pitch)) * sizeof(float));
 }
 
 // ---- linear_rows.cu ----------------------------------------------------------------------------
@@ -68,8 +84,8 @@ struct Weights {
   Form form = Form::kFloats;
   int64_t rows = 0;
   int64_t cols = 0;
-  // kFloats: as stored; kBF16, kF16, kF8: rows of form_pitch elements, zeros behind, 16 * n rows;
-  // else panels (quant_layout.h).
+  // kFloats: as stored; kBF16, kF16, kF8, kF8Codes: rows of form_pitch elements, zeros behind, 16 n
+  // rows; else panels (quant_layout.h).
   const uint8_t* data = nullptr;
   uint64_t bytes = 0;             // of one expert's
   const float* scales = nullptr;  // of f8, a row of them per 128 rows; or null
@@ -107,8 +123,8 @@ int expert_tile_rows(int64_t places, int64_t experts, int64_t most);
 // Parts of launch_product, by form.
 void launch_product_floats(Stream s, const Weights& w, Rows x, const Places& places,
                            const float* bias, Rows out);
-void launch_product_halves(Stream s, const Weights& w, const void* formed, const Places& places,
-                           const float* bias, Rows out);
+void launch_product_mma(Stream s, const Weights& w, const void* formed, const Places& places,
+                        const float* bias, Rows out);
 void launch_product_bytes(Stream s, const Weights& w, const void* formed, const Places& places,
                           const float* bias, Rows out);
 

@@ -36,8 +36,21 @@ __device__ inline uint32_t highest_of_lanes(uint32_t v, int lanes) {
   return v;
 }
 
-// A warp's 256 numbers from `first` on, eight to a lane. The largest magnitude of a group becomes
-// 127, as on the CPU (backends/onednn/quant.h), NaN and infinity a scale of NaN.
+// How the numbers of a group are scaled, whose largest magnitude `high` becomes `most`. With NaN or
+// infinity among them there is none to be rounded, and the scale is NaN.
+struct GroupScale {
+  __device__ GroupScale(uint32_t high, float most) {
+    const float largest = __uint_as_float(high);
+    const bool finite = high < 0x7f800000u;
+    any = finite && largest >= kLeastGroup;
+    factor = any ? most / largest : 0.0f;
+    scale = !finite ? __uint_as_float(0x7fc00000u) : any ? largest / most : 0.0f;
+  }
+  bool any;
+  float factor, scale;
+};
+
+// A warp's 256 numbers from `first` on, eight to a lane, as on the CPU (backends/onednn/quant.h).
 template <int kGroup, typename Number>
 __device__ inline void round_bytes(const Number& number, int64_t first, ByteBlock* out) {
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -47,15 +60,11 @@ __device__ inline void round_bytes(const Number& number, int64_t first, ByteBloc
     v[e] = number(first + 8 * lane + e);
     high = high > magnitude(v[e]) ? high : magnitude(v[e]);
   }
-  high = highest_of_lanes(high, kGroup / 8);
-  const bool finite = high < 0x7f800000u;
-  const float largest = __uint_as_float(high);
-  const bool any = finite && largest >= kLeastGroup;
-  const float factor = any ? 127.0f / largest : 0.0f;
+  const GroupScale group(highest_of_lanes(high, kGroup / 8), 127.0f);
   uint32_t words[2] = {0, 0};
   int sum = 0;
   for (int e = 0; e < 8; ++e) {
-    const int q = any ? static_cast<int>(rintf(v[e] * factor)) : 0;
+    const int q = group.any ? static_cast<int>(rintf(v[e] * group.factor)) : 0;
     words[e / 4] |= (static_cast<uint32_t>(q) & 255) << (8 * (e % 4));
     sum += q;
   }
@@ -68,8 +77,29 @@ __device__ inline void round_bytes(const Number& number, int64_t first, ByteBloc
   if (lane % 2 == 0) block.sum[lane % 4 / 2] = static_cast<float>(sum);
   if (lane % 4 == 0) {
     block.both = static_cast<float>(both);
-    block.scale = !finite ? __uint_as_float(0x7fc00000u) : any ? largest / 127.0f : 0.0f;
+    block.scale = group.scale;
   }
+}
+
+// A warp's 128 numbers from `first` on as f8_e4m3, four to a lane, and their scale.
+template <typename Number>
+__device__ inline void round_codes(const Number& number, int64_t first, uint8_t* out,
+                                   float* scale) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  float v[4];
+  uint32_t high = 0;
+  for (int e = 0; e < 4; ++e) {
+    v[e] = number(first + 4 * lane + e);
+    high = high > magnitude(v[e]) ? high : magnitude(v[e]);
+  }
+  const GroupScale group(highest_of_lanes(high, 32), 448.0f);
+  uint32_t codes = 0;
+  for (int e = 0; e < 4; ++e) {
+    const uint32_t code = group.any ? f8_of(v[e] * group.factor) : 0;
+    codes |= code << (8 * e);
+  }
+  reinterpret_cast<uint32_t*>(out)[lane] = codes;
+  if (lane == 0) *scale = group.scale;
 }
 
 // In kF8 a lane's sixteen weights are two runs of eight (linear_mma.cu): where the number for place
@@ -118,6 +148,17 @@ __global__ void byte_rows(RowSource source, ByteBlock* out, int64_t rows, int64_
 }
 
 template <bool kGated>
+__global__ void code_rows(RowSource source, uint8_t* out, float* scales, int64_t rows, int64_t cols,
+                          int64_t groups) {
+  const int64_t warps = int64_t{gridDim.x} * kWarps;
+  for (int64_t i = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32; i < rows * groups; i += warps) {
+    const int64_t t = i / groups;
+    round_codes([&](int64_t k) { return number_of<kGated>(source, t, k, cols); }, i % groups * 128,
+                out + i * 128, scales + i);
+  }
+}
+
+template <bool kGated>
 __global__ void bf16_rows(RowSource source, uint16_t* out, int64_t rows, int64_t cols,
                           int64_t pitch) {
   const int64_t step = int64_t{gridDim.x} * kThreads;
@@ -144,13 +185,19 @@ void launch_of(Stream s, Form form, const RowSource& source, void* out, int64_t 
            static_cast<ByteBlock*>(out), rows, cols, pitch / 256);
     return;
   }
+  auto* const scales =
+      reinterpret_cast<float*>(static_cast<char*>(out) + scales_offset(form, rows, pitch));
+  if (form == Form::kF8Codes) {
+    launch(s, blocks_for(rows * (pitch / 128), kWarps), kThreads, code_rows<kGated>, source,
+           static_cast<uint8_t*>(out), scales, rows, cols, pitch / 128);
+    return;
+  }
   auto* const halves = static_cast<uint16_t*>(out);
   if (form == Form::kBF16) {
     launch(s, blocks_for(rows * pitch, kThreads), kThreads, bf16_rows<kGated>, source, halves, rows,
            cols, pitch);
     return;
   }
-  auto* const scales = reinterpret_cast<float*>(halves + rows * pitch);
   const auto kernel = form == Form::kF16 ? f16_rows<false, kGated> : f16_rows<true, kGated>;
   launch(s, dim3(static_cast<unsigned>(rows)), kThreads, kernel, source, halves, scales, cols,
          pitch);
@@ -187,6 +234,12 @@ __global__ void __launch_bounds__(kThreads)
       round_bytes<kForm == Form::kBytes32 ? 32 : 256>(
           number, b * 256, static_cast<ByteBlock*>(out) + (t * blocks + b) * 8);
     }
+  } else if constexpr (kForm == Form::kF8Codes) {
+    const int64_t groups = pitch / 128;
+    for (int64_t b = threadIdx.x / 32; b < groups; b += kWarps) {
+      const int64_t i = t * groups + b;
+      round_codes(number, b * 128, static_cast<uint8_t*>(out) + i * 128, scales + i);
+    }
   } else {
     uint16_t* const halves = static_cast<uint16_t*>(out) + t * pitch;
     if constexpr (kForm == Form::kBF16) {
@@ -200,7 +253,8 @@ __global__ void __launch_bounds__(kThreads)
 void launch_normed(Stream s, Form form, const RowSource& source, void* out, int64_t rows,
                    int64_t cols) {
   const int64_t pitch = form_pitch(form, cols);
-  auto* const scales = reinterpret_cast<float*>(static_cast<uint16_t*>(out) + rows * pitch);
+  auto* const scales =
+      reinterpret_cast<float*>(static_cast<char*>(out) + scales_offset(form, rows, pitch));
   const auto run = [&](auto kernel) {
     launch_shared(s, dim3(static_cast<unsigned>(rows)), kThreads, cols * 4, kernel, source, out,
                   scales, cols, pitch);
@@ -212,6 +266,8 @@ void launch_normed(Stream s, Form form, const RowSource& source, void* out, int6
       return run(normed_rows<Form::kF16>);
     case Form::kF8:
       return run(normed_rows<Form::kF8>);
+    case Form::kF8Codes:
+      return run(normed_rows<Form::kF8Codes>);
     case Form::kBytes32:
       return run(normed_rows<Form::kBytes32>);
     default:

@@ -41,13 +41,14 @@ bool stackable(const Stack& stack, const WeightData& next) {
   return next.scales == nullptr || stack.shape.rows % 128 == 0;
 }
 
-std::vector<Stack> make_stacks(std::span<const WeightData> parts, Precision precision) {
+std::vector<Stack> make_stacks(const Device& device, std::span<const WeightData> parts,
+                               Precision precision) {
   std::vector<Stack> stacks;
   for (const WeightData& part : parts) {
     if (stacks.empty() || !stackable(stacks.back(), part)) {
       Weights& shape = stacks.emplace_back().shape;
       shape.dtype = part.dtype;
-      shape.form = precision == Precision::kAuto ? form_of(part.dtype) : Form::kFloats;
+      shape.form = form_of(part.dtype, precision, device);
       shape.cols = part.shape[1];
     }
     stacks.back().parts.push_back(&part);
@@ -207,12 +208,19 @@ StatusOr<DeviceBuffer> DeviceBuffer::create(Device* device, uint64_t bytes,
   return buffer;
 }
 
+Form form_of(DType dtype, Precision precision, const Device& device) {
+  if (precision == Precision::kF32) return Form::kFloats;
+  const Form form = form_of(dtype);
+  const bool codes = precision == Precision::kF8 && device.multiplies_f8();
+  return codes && form == Form::kF8 ? Form::kF8Codes : form;
+}
+
 StatusOr<std::unique_ptr<CudaWeight>> pack(Device* device, ThreadPool* pool,
                                            std::span<const WeightData> parts, Precision precision) {
   PONDER_RETURN_IF_ERROR(ref::check_weight_shapes(parts));
   auto packed = std::make_unique<CudaWeight>();
   packed->cols = parts[0].shape[1];
-  for (const Stack& stack : make_stacks(parts, precision)) {
+  for (const Stack& stack : make_stacks(*device, parts, precision)) {
     PONDER_ASSIGN_OR_RETURN(DeviceStack made, make_room(device, stack, 1));
     PONDER_RETURN_IF_ERROR(
         write_stack(device, pool, stack, made.data.as<char>(), made.scales.as<float>()));
@@ -240,8 +248,8 @@ StatusOr<std::unique_ptr<CudaExperts>> pack_experts(Device* device, ThreadPool* 
     for (const WeightData* part : {&w.gate, &w.up, &w.down}) {
       PONDER_RETURN_IF_ERROR(ref::check_weight_shapes({part, 1}));
     }
-    std::vector<Stack> stacks = make_stacks(wide, precision);
-    stacks.push_back(make_stacks({&w.down, 1}, precision)[0]);
+    std::vector<Stack> stacks = make_stacks(*device, wide, precision);
+    stacks.push_back(make_stacks(*device, {&w.down, 1}, precision)[0]);
     if (e == 0) {
       packed->gate_up.resize(stacks.size() - 1);
       for (DeviceStack& stack : packed->gate_up) made.push_back(&stack);

@@ -74,6 +74,9 @@ struct CudaExperts final : PackedExperts {
   DeviceStack down;
 };
 
+// The form of products with a type on a device. kF8: Form::kF8Codes where the device has it.
+Form form_of(DType dtype, Precision precision, const Device& device);
+
 // kF32 and tables: everything as stored, else in the forms of launch_linear.h.
 StatusOr<std::unique_ptr<CudaWeight>> pack(Device* device, ThreadPool* pool,
                                            std::span<const WeightData> parts, Precision precision);

@@ -8,6 +8,7 @@
 #include "absl/synchronization/mutex.h"
 #include "backends/cuda/driver.h"
 #include "backends/cuda/kernels.h"
+#include "backends/cuda/launch_linear.h"
 #include "lib/base/status.h"
 
 namespace ponder::cuda {
@@ -131,6 +132,20 @@ struct Device::Native {
     }
     return CUDA_SUCCESS;
   }
+  // By the code that was loaded: for which architecture it was written, and for which it was
+  // translated. A device may run code of an older one.
+  CUresult multiplies(bool* f8) {
+    *f8 = !functions.empty();
+    for (const auto which : {CU_FUNC_ATTRIBUTE_PTX_VERSION, CU_FUNC_ATTRIBUTE_BINARY_VERSION}) {
+      int architecture = 0;
+      if (!*f8) break;
+      const CUresult error =
+          driver->cuFuncGetAttribute(&architecture, which, functions[0].function);
+      if (error != CUDA_SUCCESS) return error;
+      *f8 = cuda::multiplies_f8(architecture);
+    }
+    return CUDA_SUCCESS;
+  }
   CUresult make_streams() {
     int least = 0, greatest = 0;
     CUresult error = driver->cuCtxGetStreamPriorityRange(&least, &greatest);
@@ -211,6 +226,7 @@ StatusOr<std::unique_ptr<Device>> Device::open(int number) {
   const Current current(n.driver, n.context);
   PONDER_RETURN_IF_ERROR(fail(n.make_streams(), "making streams"));
   PONDER_RETURN_IF_ERROR(fail(n.load_kernels(), "loading the kernels"));
+  PONDER_RETURN_IF_ERROR(fail(n.multiplies(&made->multiplies_f8_), "asking the kernels"));
   return made;
 }
 

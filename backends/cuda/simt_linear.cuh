@@ -2,7 +2,16 @@
 // are in tests/backends/cuda/emulate_linear.h.
 #pragma once
 
+#include "backends/cuda/launch_linear.h"
 #include "backends/cuda/simt.cuh"
+
+namespace ponder::cuda {
+#ifdef __CUDA_ARCH__
+inline constexpr bool kMultipliesF8 = multiplies_f8(__CUDA_ARCH__ / 10);
+#else
+inline constexpr bool kMultipliesF8 = true;  // emulated
+#endif
+}  // namespace ponder::cuda
 
 #ifndef PONDER_CUDA_EMULATED
 namespace ponder::cuda {
@@ -43,6 +52,19 @@ __device__ inline void mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], const uin
                  : "=r"(d[2 * half]), "=r"(d[2 * half + 1])
                  : "r"(a[2 + half]), "r"(b[1]), "r"(one), "r"(two));
   }
+#endif
+}
+
+// d += a b: a is 16 x 32, b 32 x 8, four f8_e4m3 to a register as PTX's mma.sync.m16n8k32
+// distributes them. Only where kMultipliesF8.
+__device__ inline void mma_f8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
+  static_assert(kMultipliesF8);
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
 

@@ -71,6 +71,17 @@ __device__ inline uint16_t f16_of(float v) {  // to nearest even; beyond the lar
 #endif
 }
 
+__device__ inline uint8_t f8_of(float v) {  // to nearest even; beyond 448 it is held there
+  const uint32_t u = __float_as_uint(v), a = u & 0x7fffffffu, sign = u >> 24 & 0x80u;
+  if (a > 0x7f800000u) return static_cast<uint8_t>(sign | 0x7fu);
+  if (a >= 0x43e00000u) return static_cast<uint8_t>(sign | 0x7eu);
+  if (a < 0x3c800000u) {  // below 2^-6: the float adder rounds to multiples of 2^-9
+    const uint32_t code = __float_as_uint(__uint_as_float(a) + 0x1p14f) - 0x46800000u;
+    return static_cast<uint8_t>(sign | code);
+  }
+  return static_cast<uint8_t>(sign | (((a + 0x7ffffu + (a >> 20 & 1)) >> 20) - 960u));
+}
+
 // ---- block types: element i of one block -------------------------------------------------------
 
 __device__ inline int half_byte(const uint8_t* qs, int i) {  // of 32 in 16 bytes

@@ -104,7 +104,7 @@ class CpuBackend final : public Backend {
   // Latents are multiplied by all heads' queries, so arithmetic in bf16 pays more than f16's finer
   // rounding; the models' own implementations keep them in bf16 too.
   DType default_latent_dtype(Precision precision) const override {
-    const bool dots = precision == Precision::kAuto && kernels_->gemm_bf16 != nullptr;
+    const bool dots = precision != Precision::kF32 && kernels_->gemm_bf16 != nullptr;
     return dots ? DType::kBF16 : default_kv_dtype(precision);
   }
 

@@ -141,7 +141,7 @@ int64_t block_bytes(const Segment& s, int64_t k) {
 
 Segment segment_of(const WeightData& part, const PackOptions& options, bool bf16_products) {
   const int64_t cols = part.shape[1];
-  const bool fast = options.precision == Precision::kAuto;
+  const bool fast = options.precision != Precision::kF32;
   Segment s;
   if (part.dtype == DType::kF8_E4M3) {
     s.form = Segment::Form::kF8;

@@ -155,7 +155,7 @@ StatusOr<std::unique_ptr<PackedWeight>> Mla::pack(const MlaUpWeights& up,
   weight->value = value;
   weight->rank = rank;
   weight->storage = packed_storage(keys.dtype, values.dtype, options.precision);
-  weight->fast = options.precision == Precision::kAuto && kernels_->gemm_bf16 != nullptr;
+  weight->fast = options.precision != Precision::kF32 && kernels_->gemm_bf16 != nullptr;
   weight->bf16_inputs = weight->fast && weight->storage == kStoreBF16;
   PONDER_ASSIGN_OR_RETURN(
       weight->data, Buffer::create(allocator_, static_cast<size_t>(heads * weight->head_bytes()),

@@ -36,6 +36,11 @@ class Cuda:
         name = ctypes.create_string_buffer(256)
         self("cuDeviceGetName", name, 255, device)
         self.name = name.value.decode()
+        self.capability = 0  # 89: 8.9
+        for which in (75, 76):
+            value = ctypes.c_int()
+            self("cuDeviceGetAttribute", ctypes.byref(value), which, device)
+            self.capability = 10 * self.capability + value.value
         context = ctypes.c_void_p()
         self("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self("cuCtxSetCurrent", context)
@@ -192,10 +197,10 @@ class Report:
 
     # ---- how fast ----------------------------------------------------------------------------
 
-    def rate(self, what, model, part, batch=1, prompt=0, generate=0, depth=64, context=0, limit=60):
+    def rate(self, what, model, part, batch=1, prompt=0, generate=0, depth=64, context=0, precision="auto", limit=60):
         ponder = self.program("tools", "ponder")
         command = [ponder, "bench", model, "--device", "cuda:0", "--json", "-p", prompt, "-n", generate, "-d", depth,
-                   "-b", batch, "-r", 3]
+                   "-b", batch, "-r", 3, "--precision", precision]
         if context:
             command += ["--context", context]
         done = self.run(command, limit)
@@ -256,16 +261,25 @@ class Report:
              dict(part="decode", generate=64)),
             ("Qwen2.5-7B, fp8, decode", ("7b-fp8", "--shape", "qwen2.5-7b", *layers, "--dtype", "fp8"), "",
              dict(part="decode", generate=64)),
+            ("Qwen2.5-7B, fp8, prefill of 2048", ("7b-fp8",), "", dict(part="prefill", prompt=2048)),
+            ("Qwen2.5-7B, fp8, inputs in fp8, decode", ("7b-fp8",), "", dict(part="decode", generate=64, precision="fp8")),
+            ("Qwen2.5-7B, fp8, inputs in fp8, prefill of 2048", ("7b-fp8",), "",
+             dict(part="prefill", prompt=2048, precision="fp8")),
             ("DeepSeek-V2-Lite, latent attention, decode at 4K",
              ("v2-lite", "--shape", "deepseek-v2-lite", "--layers", 4), "",
              dict(part="decode", generate=32, depth=4000, context=8192)),
             ("DeepSeek-R1, one layer of experts, decode",
              ("r1-layer", "--shape", "deepseek-r1", "--layers", 1, "--dense-layers", 0, "--no-mtp", "--vocab", 1024,
               "--dtype", "fp8", "--shard-size", "4G"), "", dict(part="decode", generate=64)),
+            ("DeepSeek-R1, one layer of experts, inputs in fp8, decode", ("r1-layer",), "",
+             dict(part="decode", generate=64, precision="fp8")),
         ]
         for what, options, suffix, measure in cases:
             if self.left() < 30:
                 self.skip(what, "no time left")
+                continue
+            if measure.get("precision") == "fp8" and cuda.capability != 89 and cuda.capability < 120:
+                self.skip(what, "this GPU multiplies FP8 as binary16: fp8 is auto")
                 continue
             path = model(*options, suffix=suffix)
             if path is None:

@@ -95,6 +95,9 @@ ponder_status ponder_model_options_set_precision(ponder_model_options* o, int32_
     case PONDER_PRECISION_F32:
       o->options.precision = ponder::Precision::kF32;
       return PONDER_OK;
+    case PONDER_PRECISION_FP8:
+      o->options.precision = ponder::Precision::kF8;
+      return PONDER_OK;
     default:
       return PONDER_ERR_INVALID_ARGUMENT;
   }

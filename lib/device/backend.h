@@ -34,6 +34,8 @@ namespace ponder {
 enum class Precision : uint8_t {
   kAuto,  // what is fast on the device: bf16 inputs to bf16 weights where there are instructions
   kF32,   // float32 inputs, weights upcast: for comparisons with a reference
+  kF8,    // as kAuto; inputs to f8_e4m3 weights become f8_e4m3, 128 to a scale, where the device
+          // multiplies that as it is
 };
 
 struct DeviceInfo {

@@ -301,7 +301,9 @@ static void model_options_check_their_values(void) {
   CHECK_INVALID(ponder_model_options_set_kv_type(o, 6));
   CHECK_INVALID(ponder_model_options_set_kv_type(o, -1));
   CHECK_OK(ponder_model_options_set_precision(o, PONDER_PRECISION_F32));
-  CHECK_INVALID(ponder_model_options_set_precision(o, 2));
+  CHECK_OK(ponder_model_options_set_precision(o, PONDER_PRECISION_FP8));
+  CHECK_INVALID(ponder_model_options_set_precision(o, 3));
+  CHECK_INVALID(ponder_model_options_set_precision(o, -1));
   CHECK_OK(ponder_model_options_set_progress(o, no_progress, NULL));
   CHECK_OK(ponder_model_options_set_progress(o, NULL, NULL));
   CHECK_OK(ponder_model_options_set_hint(o, "anything", "value")); /* load will say */

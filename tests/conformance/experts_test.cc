@@ -328,7 +328,8 @@ TEST_P(ExpertsConformance, AnExpertOfAnyTypeIsItsThreeLinearLayers) {
                               {DType::kQ4_K, DType::kQ6_K}, {DType::kIQ2_XXS, DType::kQ8_0}};
   for (const DType dtype : kBlockTypes) types.push_back({dtype, dtype});
   for (const Types& type : types) {
-    for (const Precision precision : {Precision::kAuto, Precision::kF32}) {
+    for (const Precision precision : {Precision::kAuto, Precision::kF32, Precision::kF8}) {
+      if (precision == Precision::kF8 && (type.wide != DType::kF8_E4M3 || !on_gpu())) continue;
       SCOPED_TRACE(absl::StrCat(dtype_name(type.wide), " ", dtype_name(type.narrow), " precision ",
                                 static_cast<int>(precision)));
       const auto weights = random_experts(s, type.wide, type.narrow);
@@ -379,12 +380,17 @@ TEST_P(ExpertsConformance, RowsDependOnNothingButThemselvesBitForBit) {
   const Machine four(GetParam(), 4);
   const Shape s{9, 256, 320};
   constexpr int64_t kRows = 700;  // several rounds
+  std::vector<std::pair<DType, Precision>> kinds;
   for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF8_E4M3, DType::kQ5_0}) {
+    kinds.emplace_back(dtype, Precision::kAuto);
+  }
+  if (on_gpu()) kinds.emplace_back(DType::kF8_E4M3, Precision::kF8);
+  for (const auto& [dtype, precision] : kinds) {
     SCOPED_TRACE(dtype_name(dtype));
     const auto weights = random_experts(s, dtype, dtype);
     Diary diary;
-    const auto packed_four = pack(four, s, weights, &diary, Precision::kAuto);
-    const auto packed_one = pack(one, s, weights, &diary, Precision::kAuto);
+    const auto packed_four = pack(four, s, weights, &diary, precision);
+    const auto packed_one = pack(one, s, weights, &diary, precision);
     const Rows batch(s, is_ref() ? 100 : kRows, 4, 5);
     const auto whole = run(four, packed_four.get(), batch).value();
     for (const int64_t n : {int64_t{1}, int64_t{2}, int64_t{5}, int64_t{64}, int64_t{90}}) {

@@ -142,7 +142,9 @@ TEST_P(QuantizedLinearConformance, RowsDependOnNothingButThemselvesBitForBit) {
   std::vector<DType> types(std::begin(kBlockTypes), std::end(kBlockTypes));
   types.push_back(DType::kF8_E4M3);
   for (const DType dtype : types) {
-    for (const Precision precision : {Precision::kAuto, Precision::kF32}) {
+    for (const Precision precision : {Precision::kAuto, Precision::kF32, Precision::kF8}) {
+      // The next test says what is left to see.
+      if (precision == Precision::kF8 && (dtype != DType::kF8_E4M3 || !on_gpu())) continue;
       SCOPED_TRACE(dtype_name(dtype));
       const auto x = random_floats(static_cast<size_t>(kRows * kK), 5);
       const WeightData weight = make_blocks("w", dtype, kN, kK);
@@ -159,6 +161,36 @@ TEST_P(QuantizedLinearConformance, RowsDependOnNothingButThemselvesBitForBit) {
               << m << " rows from row " << first;
         }
       }
+    }
+  }
+}
+
+// kF8 is kAuto but for f8 weights on some GPUs, whose inputs are then rounded to f8_e4m3: to 2^-4 of
+// a number, or to 2^-10 / 448 of its group's largest; and sums to 14 bits of their largest term.
+TEST_P(QuantizedLinearConformance, Fp8InputsAreOnlyForF8WeightsAndOnlyOnGpus) {
+  const Machine machine(GetParam(), 2);
+  constexpr int64_t kM = 40, kK = 1280, kN = 130;
+  const auto x = random_floats(kM * kK, 20);
+  const WeightData weights[] = {
+      make_weight("a", DType::kBF16, {kN, kK}, random_floats(kN * kK, 1)),
+      make_blocks("b", DType::kQ4_K, kN, kK), make_blocks("c", DType::kF8_E4M3, kN, kK)};
+  for (const WeightData& weight : weights) {
+    SCOPED_TRACE(dtype_name(weight.dtype));
+    const auto product = [&](Precision precision) {
+      return run(machine, pack(machine, {&weight, 1}, precision).get(), x, kM);
+    };
+    const auto got = product(Precision::kF8), by_auto = product(Precision::kAuto);
+    if (weight.dtype != DType::kF8_E4M3 || !on_gpu()) {
+      EXPECT_TRUE(same_bits(got.data(), by_auto.data(), got.size()));
+      continue;
+    }
+    const auto wanted = product(Precision::kF32), values = values_of(weight);
+    for (size_t i = 0; i < got.size(); ++i) {
+      const float* row = &x[i / kN * kK];
+      const float* column = &values[i % kN * kK];
+      double size = 0;
+      for (size_t k = 0; k < kK; ++k) size += std::abs(double{row[k]} * double{column[k]});
+      ASSERT_NEAR(got[i], wanted[i], (0x1p-4 + 0x1p-10) * size) << i;
     }
   }
 }

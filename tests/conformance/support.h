@@ -119,9 +119,10 @@ class Conformance : public ::testing::TestWithParam<Target> {
     if (GetParam().name == "cuda") GTEST_SKIP() << "no CUDA device";
     GTEST_SKIP() << "this processor cannot run " << GetParam().name;
   }
+  static bool on_gpu() { return GetParam().name == "cuda"; }
   bool rounds_activations() const {
     const std::string& name = GetParam().name;
-    return name == "onednn_avx512_bf16" || name == "onednn_amx" || name == "cuda";
+    return name == "onednn_avx512_bf16" || name == "onednn_amx" || on_gpu();
   }
 };
 

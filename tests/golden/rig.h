@@ -89,43 +89,13 @@ class Rig {
         }
       }
     }
-    if (backend_ == nullptr) return;
-    const Config config(files_->config, "config.json");
-    PackOptions pack{Precision::kF32};
-    if (expert_bytes != 0) {
-      store_.expert_cache = backend_->make_expert_cache(expert_bytes).value();
-      pack.expert_cache = store_.expert_cache.get();
-    }
-    const Loader loader(*files_->weights, backend_.get(), pack, &store_, nullptr);
-    auto graph = make_model(config, loader, options);
-    status_ = graph.status();
-    if (!graph.ok()) return;
-    graph_ = *std::move(graph);
-
-    const KvShape shape = graph_->kv_shape();
-    const KvLayout layout = backend_->kv_layout(shape, DType::kF32).value();
-    const int pages = kContext / layout.page_tokens;
-    // Not in order: a page table that is ignored would show.
-    for (int p = 0; p < pages; ++p) pages_.push_back((p * 5 + 3) % pages);
-    const uint64_t layer_bytes = layout.page_bytes * static_cast<uint64_t>(pages);
-    std::vector<std::byte*> kv_layers;
-    for (int i = 0; i < shape.layers; ++i) {
-      kv_.push_back(Buffer::create(backend_->page_allocator(i), layer_bytes, "KV").value());
-      kv_layers.push_back(kv_.back().as<std::byte>());
-    }
-    std::vector<int32_t> zeros(kMaxRows, 0);
-    Batch batch;
-    batch.tokens = batch.positions = batch.logit_rows = zeros;
-    Exec measure;
-    width_ = graph_->begin(measure, batch).dim[1];
-    run(measure, batch, nullptr);
-    if (graph_->has_draft_layer()) {
-      const Tensor state = Tensor::make(nullptr, DType::kF32, {kMaxRows, width()});
-      run_draft(measure, batch, state);
-    }
-    const ArenaSize size = measure.measured();
-    arena_ = Buffer::create(backend_->allocator(), size.total(), "arena").value();
-    exec_ = Exec(backend_.get(), arena_.as<std::byte>(), size, kv_layers, layout, shape);
+    if (backend_ != nullptr) load(options, Precision::kF32, expert_bytes);
+  }
+  // On a given backend, which keeps what it was made with.
+  Rig(ModelFiles files, std::unique_ptr<Backend> backend, Precision precision)
+      : backend_(std::make_unique<RoutingSpy>(std::move(backend))),
+        files_(std::make_unique<ModelFiles>(std::move(files))) {
+    load({}, precision, 0);
   }
 
   bool ok() const { return graph_ != nullptr; }
@@ -206,6 +176,45 @@ class Rig {
   }
 
  private:
+  void load(const GraphOptions& options, Precision precision, uint64_t expert_bytes) {
+    const Config config(files_->config, "config.json");
+    PackOptions pack{precision};
+    if (expert_bytes != 0) {
+      store_.expert_cache = backend_->make_expert_cache(expert_bytes).value();
+      pack.expert_cache = store_.expert_cache.get();
+    }
+    const Loader loader(*files_->weights, backend_.get(), pack, &store_, nullptr);
+    auto graph = make_model(config, loader, options);
+    status_ = graph.status();
+    if (!graph.ok()) return;
+    graph_ = *std::move(graph);
+
+    const KvShape shape = graph_->kv_shape();
+    const KvLayout layout = backend_->kv_layout(shape, DType::kF32).value();
+    const int pages = kContext / layout.page_tokens;
+    // Not in order: a page table that is ignored would show.
+    for (int p = 0; p < pages; ++p) pages_.push_back((p * 5 + 3) % pages);
+    const uint64_t layer_bytes = layout.page_bytes * static_cast<uint64_t>(pages);
+    std::vector<std::byte*> kv_layers;
+    for (int i = 0; i < shape.layers; ++i) {
+      kv_.push_back(Buffer::create(backend_->page_allocator(i), layer_bytes, "KV").value());
+      kv_layers.push_back(kv_.back().as<std::byte>());
+    }
+    std::vector<int32_t> zeros(kMaxRows, 0);
+    Batch batch;
+    batch.tokens = batch.positions = batch.logit_rows = zeros;
+    Exec measure;
+    width_ = graph_->begin(measure, batch).dim[1];
+    run(measure, batch, nullptr);
+    if (graph_->has_draft_layer()) {
+      const Tensor state = Tensor::make(nullptr, DType::kF32, {kMaxRows, width()});
+      run_draft(measure, batch, state);
+    }
+    const ArenaSize size = measure.measured();
+    arena_ = Buffer::create(backend_->allocator(), size.total(), "arena").value();
+    exec_ = Exec(backend_.get(), arena_.as<std::byte>(), size, kv_layers, layout, shape);
+  }
+
   Tensor run(Exec& cx, const Batch& batch,
              std::vector<std::vector<std::vector<float>>>* hidden) const {
     auto keep = [&](int row, const Tensor& h) {

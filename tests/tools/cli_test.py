@@ -312,6 +312,12 @@ class Run(Case):
         run = lambda device: self.events("--device", device, "--precision", "f32", "--greedy", PUZZLE)[-1]["tokens"]
         self.assertEqual(run("ref"), run("cpu"))
 
+    def test_fp8_precision_changes_nothing_on_processors(self):
+        text = lambda precision: self.events("--precision", precision, "--greedy", PUZZLE)[-1]["tokens"]
+        self.assertEqual(text("fp8"), text("auto"))
+        for precision in ("auto", "f32", "fp8"):
+            self.assertEqual(self.ok_json("info", MODEL, "--json", "--precision", precision)["precision"], precision)
+
     def test_kv_type_and_threads_are_taken(self):
         for extra in (["--kv-type", "f32"], ["--kv-type", "bf16"], ["--kv-type", "f16"], ["--kv-type", "q8_0"],
                       ["--threads", "1"], ["--context", "256"]):

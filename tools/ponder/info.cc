@@ -9,6 +9,17 @@
 namespace ponder::tool {
 namespace {
 
+const char* precision_name(int32_t precision) {
+  switch (precision) {
+    case PONDER_PRECISION_F32:
+      return "f32";
+    case PONDER_PRECISION_FP8:
+      return "fp8";
+    default:
+      return "auto";
+  }
+}
+
 const char* kv_type_name(int32_t type) {
   switch (type) {
     case PONDER_KV_F32:
@@ -52,7 +63,7 @@ Json describe(const Loaded& loaded) {
         {"min_p", info.min_p},
         {"repeat_penalty", info.repeat_penalty}}},
       {"device", device_id(loaded.runtime.device(info.device))},
-      {"precision", info.precision == PONDER_PRECISION_F32 ? "f32" : "auto"},
+      {"precision", precision_name(info.precision)},
       {"kv_type", kv_type_name(info.kv_type)},
       {"weight_bytes", info.weight_bytes},
       {"kv_bytes", info.kv_bytes},

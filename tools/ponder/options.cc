@@ -17,6 +17,10 @@ constexpr std::array<std::pair<const char*, int32_t>, 6> kKvTypes = {
      {"f16", PONDER_KV_F16},
      {"q8_0", PONDER_KV_Q8_0},
      {"f8_e4m3", PONDER_KV_F8_E4M3}}};
+constexpr std::array<std::pair<const char*, int32_t>, 3> kPrecisions = {
+    {{"auto", PONDER_PRECISION_AUTO},
+     {"f32", PONDER_PRECISION_F32},
+     {"fp8", PONDER_PRECISION_FP8}}};
 
 int32_t show_load_progress(void*, uint64_t done, uint64_t total) {
   if (total > 0) {
@@ -62,10 +66,12 @@ void ModelArguments::add_options(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::Range(0, 1024))
       ->group(group);
-  app.add_option("--precision", precision,
-                 "auto: what is fast; f32: float32 throughout, to compare with a reference")
+  app.add_option(
+         "--precision", precision,
+         "auto: what is fast; f32: float32 throughout, to compare with a reference; fp8: FP8 "
+         "inputs to FP8 weights on GPUs that multiply them, else auto")
       ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "f32"}))
+      ->check(CLI::IsMember({"auto", "f32", "fp8"}))
       ->group(group);
   app.add_option("--context", context,
                  "Longest sequence in tokens; 0: as the model was trained, memory permitting")
@@ -115,9 +121,11 @@ void ModelArguments::apply(const Runtime& runtime, const ModelOptions& made) con
   check(ponder_model_options_set_expert_bytes(options, expert_bytes), "--expert-bytes");
   check(ponder_model_options_set_vram_bytes(options, vram_bytes), "--vram-bytes");
   check(ponder_model_options_set_draft_layer(options, draft_layer), "--draft-layer");
-  check(ponder_model_options_set_precision(
-            options, precision == "f32" ? PONDER_PRECISION_F32 : PONDER_PRECISION_AUTO),
-        "--precision");
+  for (const auto& [name, value] : kPrecisions) {
+    if (precision == name) {
+      check(ponder_model_options_set_precision(options, value), "--precision");
+    }
+  }
   for (const auto& [name, value] : kKvTypes) {
     if (kv_type == name) check(ponder_model_options_set_kv_type(options, value), "--kv-type");
   }

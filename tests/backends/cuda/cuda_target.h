@@ -3,8 +3,8 @@
 #pragma once
 
 #include "backends/cuda/cuda.h"
-#include "lib/tensor/float8.h"
 #include "tests/backends/cuda/emulated_runtime.h"
+#include "tests/backends/cuda/to_f8.h"
 #include "tests/conformance/support.h"
 
 namespace ponder {
@@ -19,18 +19,6 @@ inline Machine plain_reference() {
                     return make_ref_backend(c);
                   }},
                  2);
-}
-
-// To the nearest code of f8_e4m3, of two as near the even one; beyond 448 held.
-inline float to_f8(float v) {
-  uint8_t best = 0;
-  const float magnitude = std::abs(v);
-  for (int code = 1; code < 0x7f; ++code) {
-    const float here = std::abs(f8_e4m3_to_f32(static_cast<uint8_t>(code)) - magnitude);
-    const float there = std::abs(f8_e4m3_to_f32(best) - magnitude);
-    if (here < there || (here == there && code % 2 == 0)) best = static_cast<uint8_t>(code);
-  }
-  return std::copysign(f8_e4m3_to_f32(best), v);
 }
 
 // What the matrix instructions are given for a cache of `dtype`.

@@ -2,6 +2,7 @@
 // emulate.h.
 #pragma once
 
+#include "lib/tensor/float8.h"
 #include "tests/backends/cuda/emulate.h"
 
 inline int __dp4a(int a, int b, int sum) {
@@ -28,10 +29,10 @@ inline uint32_t __ballot_sync(unsigned, bool mine) {
 
 namespace ponder::cuda {
 
-// As PTX's mma.m16n8k16 and mma.m16n8k32 of signed bytes: kWords runs of 16 inputs.
-template <int kWords>
-void mma_bytes(int32_t (&d)[4], const uint32_t (&a)[2 * kWords], const uint32_t (&b)[kWords],
-               int32_t start) {
+// As PTX's mma.m16n8k16 and mma.m16n8k32 of bytes: kWords runs of 16 inputs. f(i, left, right) for
+// all words that meet in sum i.
+template <int kWords, typename F>
+void mma_words(const uint32_t (&a)[2 * kWords], const uint32_t (&b)[kWords], const F& f) {
   constexpr unsigned kAll = 3 * kWords;
   uint32_t mine[kAll], all[32 * kAll];
   for (unsigned i = 0; i < 2 * kWords; ++i) mine[i] = a[i];
@@ -40,19 +41,37 @@ void mma_bytes(int32_t (&d)[4], const uint32_t (&a)[2 * kWords], const uint32_t 
   const unsigned lane = threadIdx.x % 32;
   for (unsigned i = 0; i < 4; ++i) {
     const unsigned row = lane / 4 + 8 * (i / 2), column = lane % 4 * 2 + i % 2;
-    d[i] = start;
     for (unsigned k = 0; k < 4 * kWords; ++k) {
-      const uint32_t left = all[kAll * (row % 8 * 4 + k % 4) + row / 8 + 2 * (k / 4)];
-      const uint32_t right = all[kAll * (column * 4 + k % 4) + 2 * kWords + k / 4];
-      d[i] = __dp4a(static_cast<int>(left), static_cast<int>(right), d[i]);
+      f(i, all[kAll * (row % 8 * 4 + k % 4) + row / 8 + 2 * (k / 4)],
+        all[kAll * (column * 4 + k % 4) + 2 * kWords + k / 4]);
     }
   }
+}
+template <int kWords>
+void mma_bytes(int32_t (&d)[4], const uint32_t (&a)[2 * kWords], const uint32_t (&b)[kWords],
+               int32_t start) {
+  for (int32_t& sum : d) sum = start;
+  mma_words<kWords>(a, b, [&](unsigned i, uint32_t left, uint32_t right) {
+    d[i] = __dp4a(static_cast<int>(left), static_cast<int>(right), d[i]);
+  });
 }
 inline void mma_s8(int32_t (&d)[4], const uint32_t (&a)[2], uint32_t b, int32_t start) {
   mma_bytes<1>(d, a, {b}, start);
 }
 inline void mma_s8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int32_t start) {
   mma_bytes<2>(d, a, b, start);
+}
+
+// Rounded once. A device's tensor core keeps fewer bits of its sums (docs/kernels/cuda.md).
+inline void mma_f8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  double sums[4] = {d[0], d[1], d[2], d[3]};
+  mma_words<2>(a, b, [&](unsigned i, uint32_t left, uint32_t right) {
+    for (int shift = 0; shift < 32; shift += 8) {
+      sums[i] += double{f8_e4m3_to_f32(static_cast<uint8_t>(left >> shift))} *
+                 double{f8_e4m3_to_f32(static_cast<uint8_t>(right >> shift))};
+    }
+  });
+  for (int i = 0; i < 4; ++i) d[i] = static_cast<float>(sums[i]);
 }
 
 template <typename T>

@@ -47,12 +47,14 @@ struct Device::Native {};
 int device_count() { return emulation::faults.devices; }
 
 StatusOr<DeviceProperties> device_properties(int) {
-  return DeviceProperties{"emulated, sm_90", emulation::faults.memory};
+  return DeviceProperties{"emulated", emulation::faults.memory};
 }
 
 Device::Device(int number) : number_(number), queue_(this) {}
 StatusOr<std::unique_ptr<Device>> Device::open(int device) {
-  return std::unique_ptr<Device>(new Device(device));
+  std::unique_ptr<Device> made(new Device(device));
+  made->multiplies_f8_ = emulation::faults.multiplies_f8;
+  return made;
 }
 Device::~Device() = default;
 

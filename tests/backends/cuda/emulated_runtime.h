@@ -9,6 +9,7 @@ struct Faults {
   int devices = 1;                             // how many there are
   uint64_t memory = uint64_t{1} << 40;         // bytes that allocate() gives out before it fails
   int64_t shared_memory = int64_t{227} << 10;  // bytes that a block may have: sm_90's
+  bool multiplies_f8 = true;                   // as sm_89 and sm_120 do
   bool lose_device = false;                    // the next launch is a kernel's fault
   bool refuse_graphs = false;
 };

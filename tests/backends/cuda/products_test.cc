@@ -10,6 +10,7 @@
 #include "backends/cuda/products.h"
 #include "lib/tensor/dequantize.h"
 #include "tests/backends/cuda/support.h"
+#include "tests/backends/cuda/to_f8.h"
 
 namespace ponder {
 namespace {
@@ -34,6 +35,13 @@ void round_row(Form form, float* x, int64_t cols) {
         x[k] = high == 0 ? 0.0f : std::rint(x[k] * (127.0f / high)) * (high / 127.0f);
       }
     }
+  } else if (form == Form::kF8Codes) {
+    for (int64_t from = 0; from < cols; from += 128) {
+      const float high = largest(from, std::min(cols, from + 128));
+      for (int64_t k = from; k < std::min(cols, from + 128); ++k) {
+        x[k] = high == 0 ? 0.0f : to_f8(x[k] * (448.0f / high)) * (high / 448.0f);
+      }
+    }
   } else if (form != Form::kFloats) {
     int exponent;
     std::frexp(largest(0, cols), &exponent);
@@ -45,6 +53,10 @@ void round_row(Form form, float* x, int64_t cols) {
 
 class CudaProducts : public EmulatedCuda {
  protected:
+  Form form_of(DType dtype, Precision precision) const {
+    return cuda::form_of(dtype, precision, *device_);
+  }
+
   std::vector<float> linear(Backend* backend, const PackedWeight* w, std::vector<float> x,
                             int64_t rows, std::vector<float>* bias) {
     std::vector<float> out(static_cast<size_t>(rows * w->rows), NAN);
@@ -68,12 +80,12 @@ class CudaProducts : public EmulatedCuda {
     int64_t first = 0;
     for (const WeightData& part : parts) {
       auto rounded = x;
-      const Form form = precision == Precision::kAuto ? cuda::form_of(part.dtype) : Form::kFloats;
+      const Form form = form_of(part.dtype, precision);
       for (int64_t r = 0; r < rows; ++r) round_row(form, &rounded[static_cast<size_t>(r * k)], k);
       compare_part(part, first, rounded, rows, n, bias, got);
       first += part.shape[0];
     }
-    for (const int64_t few : {1, 2, 7, 8, 9, 33, 65}) {
+    for (const int64_t few : {1, 2, 7, 8, 9, 32, 33, 65, 129}) {
       for (const int64_t begin : {int64_t{0}, rows - few}) {
         if (few >= rows || (begin > 0 && few % 2 == 0)) continue;
         const std::vector<float> some(x.begin() + begin * k, x.begin() + (begin + few) * k);
@@ -118,6 +130,8 @@ class CudaProducts : public EmulatedCuda {
       }
     }
   }
+
+  std::unique_ptr<cuda::Device> device_ = *cuda::Device::open(0);
 };
 
 TEST_F(CudaProducts, WeightsOfAllTypesInFloat32) {
@@ -153,6 +167,7 @@ TEST_F(CudaProducts, RaggedShapesOfPlainTypes) {
       SCOPED_TRACE(absl::StrCat(dtype_name(dtype), " ", n, " x ", k, ", ", rows, " rows"));
       const WeightData w = weight_of(dtype, n, k);
       compare_linear({&w, 1}, rows, Precision::kAuto);
+      if (dtype == DType::kF8_E4M3) compare_linear({&w, 1}, rows, Precision::kF8);
     }
   }
 }
@@ -177,6 +192,9 @@ TEST_F(CudaProducts, ManyRowsAndLongRows) {
     compare_linear({&wide, 1}, 257, Precision::kAuto);
     const WeightData deep = weight_of(dtype, 3, 256 * 19);
     compare_linear({&deep, 1}, 34, Precision::kAuto);
+    if (dtype != DType::kF8_E4M3) continue;
+    compare_linear({&wide, 1}, 257, Precision::kF8);
+    compare_linear({&deep, 1}, 34, Precision::kF8);
   }
 }
 
@@ -190,13 +208,89 @@ TEST_F(CudaProducts, StackedPartsOfDifferentTypes) {
   compare_linear(parts, 3, Precision::kF32);
   compare_linear(parts, 3, Precision::kAuto);
   compare_linear(parts, 40, Precision::kAuto);
+  compare_linear(parts, 3, Precision::kF8);
+  compare_linear(parts, 40, Precision::kF8);
+}
+
+// Codes times codes in double, and the largest error that float32's roundings can add: of a unit's
+// sum four, of its scale and of the bias one each, and one for every unit that is added.
+TEST_F(CudaProducts, CodesOfBothSidesAgainstDoubles) {
+  for (const auto& [n, k, rows] :
+       {std::array<int64_t, 3>{1, 1, 1}, {17, 129, 10}, {130, 300, 34}, {33, 1100, 130}}) {
+    SCOPED_TRACE(absl::StrCat(n, " x ", k, ", ", rows, " rows"));
+    const WeightData w = weight_of(DType::kF8_E4M3, n, k);
+    auto packed = cuda_->pack_linear({&w, 1}, PackOptions{Precision::kF8});
+    ASSERT_TRUE(packed.ok()) << packed.status();
+    auto x = random_floats(static_cast<size_t>(rows * k), 4);
+    // Numbers of very different size, so that some groups reach down to codes below 2^-6.
+    for (size_t i = 0; i < x.size(); ++i) x[i] = std::ldexp(x[i], -static_cast<int>(i % 13));
+    auto bias = random_floats(static_cast<size_t>(n), 3);
+    const auto got = linear(cuda_.get(), packed->get(), x, rows, &bias);
+    const auto* codes = static_cast<const uint8_t*>(w.data);
+    const int64_t units = (k + 127) / 128;
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* row = &x[static_cast<size_t>(r * k)];
+      for (int64_t c = 0; c < n; ++c) {
+        double wanted = bias[static_cast<size_t>(c)], size = std::abs(wanted);
+        for (int64_t u = 0; u < units; ++u) {
+          const int64_t first = u * 128, last = std::min(k, first + 128);
+          float high = 0;
+          for (int64_t i = first; i < last; ++i) high = std::max(high, std::abs(row[i]));
+          const double scale = double{high / 448.0f} * double{w.scales[c / 128 * units + u]};
+          for (int64_t i = first; i < last; ++i) {
+            const double term = double{to_f8(row[i] * (448.0f / high))} *
+                                double{f8_e4m3_to_f32(codes[c * k + i])} * scale;
+            wanted += term;
+            size += std::abs(term);
+          }
+        }
+        const float is = got[static_cast<size_t>(r * n + c)];
+        ASSERT_NEAR(is, wanted, static_cast<double>(units + 6) * kUlp * size)
+            << "row " << r << " column " << c;
+      }
+    }
+  }
+}
+
+// A choice, and where a device does not multiply codes, none.
+TEST_F(CudaProducts, CodesAreMultipliedOnlyWhereAskedForAndPossible) {
+  for (const DType dtype : all_types()) {
+    SCOPED_TRACE(dtype_name(dtype));
+    const bool f8 = dtype == DType::kF8_E4M3;
+    EXPECT_EQ(form_of(dtype, Precision::kAuto), cuda::form_of(dtype));
+    EXPECT_EQ(form_of(dtype, Precision::kF8), f8 ? Form::kF8Codes : cuda::form_of(dtype));
+    EXPECT_EQ(form_of(dtype, Precision::kF32), Form::kFloats);
+  }
+  cuda::emulation::faults.multiplies_f8 = false;
+  auto older = *cuda_factory()->create(0, context_);
+  const WeightData w = weight_of(DType::kF8_E4M3, 20, 300);
+  const auto x = random_floats(3 * 300, 2);
+  const auto run = [&](Backend* backend, Precision precision) {
+    auto packed = backend->pack_linear({&w, 1}, PackOptions{precision});
+    return linear(backend, packed->get(), x, 3, nullptr);
+  };
+  const auto by_auto = run(cuda_.get(), Precision::kAuto);
+  EXPECT_TRUE(same_bits(run(older.get(), Precision::kAuto), by_auto));
+  EXPECT_TRUE(same_bits(run(older.get(), Precision::kF8), by_auto));
+  EXPECT_FALSE(same_bits(run(cuda_.get(), Precision::kF8), by_auto));
+  for (const int architecture : {75, 80, 86, 90, 100, 103, 110}) {
+    EXPECT_FALSE(cuda::multiplies_f8(architecture)) << architecture;
+  }
+  for (const int architecture : {89, 120, 121}) {
+    EXPECT_TRUE(cuda::multiplies_f8(architecture)) << architecture;
+  }
 }
 
 TEST_F(CudaProducts, OfInputsOfAllMagnitudes) {
-  for (const DType dtype : {DType::kF16, DType::kF8_E4M3, DType::kQ4_0, DType::kQ4_K}) {
-    SCOPED_TRACE(dtype_name(dtype));
+  using enum Precision;
+  for (const auto& [dtype, precision] : {std::pair{DType::kF16, kAuto},
+                                         {DType::kF8_E4M3, kAuto},
+                                         {DType::kF8_E4M3, kF8},
+                                         {DType::kQ4_0, kAuto},
+                                         {DType::kQ4_K, kAuto}}) {
+    SCOPED_TRACE(absl::StrCat(dtype_name(dtype), " ", static_cast<int>(precision)));
     const WeightData w = weight_of(dtype, 16, 256);
-    auto packed = cuda_->pack_linear({&w, 1}, {});
+    auto packed = cuda_->pack_linear({&w, 1}, {precision});
     ASSERT_TRUE(packed.ok());
     const auto x = random_floats(256, 4);
     const auto base = linear(cuda_.get(), packed->get(), x, 1, nullptr);
@@ -213,6 +307,15 @@ TEST_F(CudaProducts, OfInputsOfAllMagnitudes) {
       poisoned[77] = bad;
       for (const float v : linear(cuda_.get(), packed->get(), poisoned, 1, nullptr)) {
         ASSERT_FALSE(std::isfinite(v));
+      }
+      // The row beside it does not notice, whichever kernel runs.
+      for (const size_t rows : {2, 40}) {
+        std::vector<float> many = x;
+        while (many.size() < rows * 256) many.insert(many.end(), poisoned.begin(), poisoned.end());
+        const auto got =
+            linear(cuda_.get(), packed->get(), many, static_cast<int64_t>(rows), nullptr);
+        EXPECT_TRUE(same_bits({got.begin(), got.begin() + 16}, base));
+        for (size_t i = 16; i < got.size(); ++i) ASSERT_FALSE(std::isfinite(got[i]));
       }
     }
   }
@@ -359,8 +462,13 @@ class CudaExpertsTest : public CudaProducts {
       worst = std::max(worst, std::abs(double{wanted[i]} - double{reference[i]}));
       size = std::max(size, std::abs(double{reference[i]}));
     }
-    const bool bytes = cuda::is_bytes(cuda::form_of(types.down));
-    EXPECT_LE(worst, (precision == Precision::kF32 ? 1e-5 : bytes ? 0.05 : 0.01) * size);
+    // Of float32, int8 or, with sixteen times bf16's rounding, f8_e4m3 inputs; else bf16 or finer.
+    const Form form = form_of(types.down, precision);
+    const double bound = form == Form::kFloats    ? 1e-5
+                         : cuda::is_bytes(form)   ? 0.05
+                         : form == Form::kF8Codes ? 0.16
+                                                  : 0.01;
+    EXPECT_LE(worst, bound * size);
   }
 };
 
@@ -374,6 +482,10 @@ TEST_F(CudaExpertsTest, EqualTheirProductsOneByOne) {
                   Precision::kAuto);
   compare_experts({DType::kF8_E4M3, DType::kF8_E4M3, DType::kF8_E4M3}, 5, 140, 96, 3, kRows,
                   Precision::kAuto);
+  compare_experts({DType::kF8_E4M3, DType::kF8_E4M3, DType::kF8_E4M3}, 5, 140, 128, 3, kRows,
+                  Precision::kF8);
+  compare_experts({DType::kF8_E4M3, DType::kF8_E4M3, DType::kF8_E4M3}, 5, 300, 96, 3, kRows,
+                  Precision::kF8);
   compare_experts({DType::kQ4_K, DType::kQ4_K, DType::kQ6_K}, 4, 256, 256, 2, kRows,
                   Precision::kAuto);
   compare_experts({DType::kQ4_0, DType::kQ8_0, DType::kBF16}, 4, 96, 64, 2, kRows,
@@ -399,6 +511,8 @@ TEST_F(CudaExpertsTest, WithManyRowsEach) {
   for (const DType dtype : {DType::kBF16, DType::kF8_E4M3, DType::kQ8_0}) {
     compare_experts({dtype, dtype, dtype}, 2, 32, 32, 1, kRows, Precision::kAuto);
   }
+  constexpr DType kF8 = DType::kF8_E4M3;
+  compare_experts({kF8, kF8, kF8}, 2, 160, 144, 1, kRows, Precision::kF8);
 }
 
 TEST_F(CudaExpertsTest, InSeveralRounds) {

@@ -33,6 +33,7 @@ struct ToyKind {
   int64_t width = 64;  // hidden; of two heads
   bool interleaved = false;
   int64_t turned = 0;  // of a head; 0: all
+  Precision precision = Precision::kAuto;
 };
 
 // A model of one layer with a cache of its own, fed by hand.
@@ -42,7 +43,7 @@ class Toy {
     const int64_t width = kind.width, head = width / kHeads;
     const auto pack = [&](int64_t rows, int64_t cols, uint32_t seed) {
       const WeightData w = weight_of(kind.weights, rows, cols, seed);
-      return *backend->pack_linear({&w, 1}, {});
+      return *backend->pack_linear({&w, 1}, {kind.precision});
     };
     table_ = *backend->pack_table(weight_of(DType::kBF16, kVocabulary, width, 1));
     qkv_ = pack(3 * width, width, 2);
@@ -288,6 +289,7 @@ TEST_F(CudaSteps, ASliceFusesOpsAndGivesTheSameBits) {
     uint64_t saved;  // launches
   };
   const ToyKind partly{DType::kBF16, DType::kF16, 64, true, 8};
+  const ToyKind codes{DType::kF8_E4M3, DType::kF16, 160, false, 0, Precision::kF8};
   // Twice norm and rounding, swiglu and rounding, rounding once for two products, two rotations.
   const Case cases[] = {{{DType::kBF16, DType::kF16}, 6},
                         {{DType::kF16, DType::kBF16}, 6},
@@ -295,6 +297,7 @@ TEST_F(CudaSteps, ASliceFusesOpsAndGivesTheSameBits) {
                         {{DType::kQ4_0, DType::kQ8_0}, 6},
                         {{DType::kQ4_K, DType::kF32, 256, true}, 6},
                         {partly, 6},
+                        {codes, 6},
                         {{DType::kF32, DType::kF16}, 2}};  // nothing is rounded
   for (const auto& [kind, saved] : cases) {
     for (const auto& [sequences, rows] : {std::array{1, 1}, {3, 1}, {2, 7}}) {

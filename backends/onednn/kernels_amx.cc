@@ -86,7 +86,6 @@ inline void finish(const GemmArgs& g, int64_t row, int64_t rows, int64_t column)
   }
 }
 
-// 17 to 32 rows by the whole panel: two tiles of rows by two of columns at a time.
 void shape_two_tiles(int64_t rows) {
   TileShapes shapes;
   shapes.set(0, 2, kRows, 64);
@@ -97,6 +96,8 @@ void shape_two_tiles(int64_t rows) {
   tiles_shape(shapes);
 }
 
+// 17 to 32 rows by the whole panel: two tiles of rows by two of columns at a time. After
+// shape_two_tiles.
 void two_tiles(const GemmArgs& g, int64_t row, int64_t rows, LastStep* last, Ahead* ahead) {
   const int64_t lower = rows - kRows;
   const auto* const a = static_cast<const uint16_t*>(g.a) + row * g.lda;
@@ -172,12 +173,15 @@ void one_tile(const GemmArgs& g, int64_t row, int64_t rows, LastStep* last, Ahea
 
 // ---- a single row ------------------------------------------------------------------------------
 //
-// The same sums by float32 multiply-add, which is quicker than 64 bytes' worth of a tile's 1024.
-// Tiles take subnormals for zeros, so this does too.
+// The same sums by float32 multiply-add: quicker than tiles of which only one row is wanted. Tiles
+// take subnormals for zeros, so this does too.
 
 class NoSubnormals {
  public:
-  NoSubnormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+  NoSubnormals() : before_(_mm_getcsr()) {
+    _mm_setcsr(before_ | 0x8040);
+    __asm__ volatile("" ::: "memory");  // what is read, and hence computed, later stays there
+  }
   ~NoSubnormals() { _mm_setcsr(before_); }
 
  private:
@@ -207,11 +211,24 @@ struct RowSums {
     even[j] = _mm512_fmadd_ps(_mm512_set1_ps(x_even[pair]), even_of(w), even[j]);
     odd[j] = _mm512_fmadd_ps(_mm512_set1_ps(x_odd[pair]), odd_of(w), odd[j]);
   }
-  void end() {
+  void end(int64_t left) {
+    // The zeros that fill up a tile's last step make 0 of -0.
+    const __m512 zero = _mm512_setzero_ps();
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors && left < kInputs; ++j) {
+      even[j] = _mm512_add_ps(even[j], zero);
+      odd[j] = _mm512_add_ps(odd[j], zero);
+    }
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
       total[j] = _mm512_add_ps(total[j], _mm512_add_ps(even[j], odd[j]));
     }
+  }
+
+  // They are computed by now, not when the floating-point mode has changed back.
+  void settle() {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) __asm__ volatile("" : "+v"(total[j]));
   }
 
   __m512 total[kVectors] = {};
@@ -219,7 +236,7 @@ struct RowSums {
   alignas(64) float x_even[kInputs / 2], x_odd[kInputs / 2];
 };
 
-void one_row(const GemmArgs& g, const RowSums& sums) {
+void store(const GemmArgs& g, const RowSums& sums) {
 #pragma GCC unroll 4
   for (int j = 0; j < kVectors; ++j) {
     const __mmask16 mask = lanes_below(g.n - j * kColumns);
@@ -234,57 +251,64 @@ void one_row(const GemmArgs& g, const RowSums& sums) {
 }
 
 void row_bf16(const GemmArgs& g) {
-  const NoSubnormals mode;
   const auto* const a = static_cast<const uint16_t*>(g.a);
   const auto* b = static_cast<const std::byte*>(g.b);
   const std::byte* next = g.next;
   RowSums sums;
-  for (int64_t k = 0; k < g.k; k += kInputs) {
-    const int64_t left = g.k - k < kInputs ? g.k - k : kInputs;
-    sums.begin(a + k, left);
-    for (int64_t pair = 0; pair < left / 2; ++pair, b += kPanel * 4) {
-      if (next != nullptr) {
-        _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T0);
-        _mm_prefetch(reinterpret_cast<const char*>(next + 64), _MM_HINT_T0);
-        next += 128;
-      }
+  {
+    const NoSubnormals mode;
+    for (int64_t k = 0; k < g.k; k += kInputs) {
+      const int64_t left = g.k - k < kInputs ? g.k - k : kInputs;
+      sums.begin(a + k, left);
+      for (int64_t pair = 0; pair < left / 2; ++pair, b += kPanel * 4) {
+        if (next != nullptr) {
+          _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(next + 64), _MM_HINT_T0);
+          next += 128;
+        }
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) {
-        const std::byte* const at = b + j * 64;
-        if (!g.cached) _mm_prefetch(reinterpret_cast<const char*>(at + kAhead), _MM_HINT_T0);
-        sums.add(pair, j, _mm512_loadu_si512(at));
+        for (int j = 0; j < kVectors; ++j) {
+          const std::byte* const at = b + j * 64;
+          if (!g.cached) _mm_prefetch(reinterpret_cast<const char*>(at + kAhead), _MM_HINT_T0);
+          sums.add(pair, j, _mm512_loadu_si512(at));
+        }
       }
+      sums.end(left);
     }
-    sums.end();
+    sums.settle();
   }
-  one_row(g, sums);
+  store(g, sums);
 }
 
 __attribute__((target("avx512vbmi"))) void f8_row_bf16(const GemmArgs& g) {
-  const NoSubnormals mode;
   const F8Pairs table;
   const auto* const a = static_cast<const uint16_t*>(g.a);
   const auto* b = static_cast<const std::byte*>(g.b);
   const std::byte* next = g.next;
   RowSums sums;
-  for (int64_t k = 0; k < g.k; k += kInputs) {
-    const int64_t left = g.k - k < kInputs ? g.k - k : kInputs;
-    sums.begin(a + k, left);
-    for (int64_t pair = 0; pair < left / 2; pair += 2, b += kPanel * 4) {
+  {
+    const NoSubnormals mode;
+    for (int64_t k = 0; k < g.k; k += kInputs) {
+      const int64_t left = g.k - k < kInputs ? g.k - k : kInputs;
+      sums.begin(a + k, left);
+      for (int64_t pair = 0; pair < left / 2; pair += 2, b += kPanel * 4) {
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) {
-        if (next != nullptr)
-          _mm_prefetch(reinterpret_cast<const char*>(next + j * 64), _MM_HINT_T0);
-        __m512i first, second;
-        table.pairs(_mm512_loadu_si512(b + j * 64), first, second);
-        sums.add(pair, j, first);
-        sums.add(pair + 1, j, second);
+        for (int j = 0; j < kVectors; ++j) {
+          if (next != nullptr) {
+            _mm_prefetch(reinterpret_cast<const char*>(next + j * 64), _MM_HINT_T0);
+          }
+          __m512i first, second;
+          table.pairs(_mm512_loadu_si512(b + j * 64), first, second);
+          sums.add(pair, j, first);
+          sums.add(pair + 1, j, second);
+        }
+        if (next != nullptr) next += kPanel * 4;
       }
-      if (next != nullptr) next += kPanel * 4;
+      sums.end(left);
     }
-    sums.end();
+    sums.settle();
   }
-  one_row(g, sums);
+  store(g, sums);
 }
 
 void gemm_bf16(const GemmArgs& g) {

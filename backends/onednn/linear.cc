@@ -679,7 +679,9 @@ void Linear::run_panels(const Job& job, int64_t first, GemmArgs g, int64_t row,
   const int64_t end = std::min(first + job.run, s.panels());
   g.lda = job.rows->stride;
   const uint16_t* const a = job.rows->bf16 + row * g.lda;
-  auto* const sums = reinterpret_cast<float*>(room + sizeof(Room)) + kRowsPerTask * kPanel;
+  const bool f8 = s.form == Segment::Form::kF8;
+  float* const sums =
+      f8 ? reinterpret_cast<float*>(room + sizeof(Room)) + kRowsPerTask * kPanel : nullptr;
   for (int64_t k = 0; k < s.depth; k += s.block) {
     for (int64_t panel = first; panel < end; ++panel) {
       GemmArgs part = g;
@@ -688,7 +690,7 @@ void Linear::run_panels(const Job& job, int64_t first, GemmArgs g, int64_t row,
       part.c += (panel - first) * kPanel;
       if (part.bias != nullptr) part.bias += (panel - first) * kPanel;
       part.n = static_cast<int32_t>(std::min(kPanel, s.rows - panel * kPanel));
-      if (s.form == Segment::Form::kF8) {
+      if (f8) {
         // After the last of them mostly this thread's next block.
         const std::byte* const next = panel + 1 < end
                                           ? job.w->panel(s, panel + 1) + k * kPanel

@@ -279,17 +279,7 @@ void gemm(const QuantGemmArgs& g) {
           : gemm_tiles<TileOf<32, true, false>>(g, rows);
     }
   }
-  if (rows == g.m) return;
-  QuantGemmArgs rest = g;
-  rest.m -= rows;
-  rest.x.q += rows * g.x.ldq;
-  rest.x.scale += rows * g.x.ld_group;
-  rest.x.start += rows * g.x.ld_sub;
-  rest.x.sum += rows * g.x.ld_sub;
-  if (g.before != nullptr) rest.before += rows * g.ld_before;
-  rest.c += rows * g.ldc;
-  if (rows > 0) rest.next = nullptr;
-  quant_kernels_avx512vnni()->gemm(rest);
+  if (rows < g.m) quant_kernels_avx512vnni()->gemm(from_row(g, rows));
 }
 
 }  // namespace

@@ -61,8 +61,8 @@ void gemm_widened(const QuantGemmArgs& g) {
   constexpr int64_t kRows = 32;
   alignas(32) int16_t wide[kRows * kQuantBlock];
   for (int64_t row = 0; row < g.m; row += kRows) {
-    QuantGemmArgs some = g;
-    some.m = at_most(g.m - row, kRows);
+    QuantGemmArgs some = from_row(g, row);
+    some.m = at_most(some.m, kRows);
     for (int64_t r = 0; r < some.m; ++r) {
       const int8_t* x = g.x.q + (row + r) * g.x.ldq;
       for (int64_t i = 0; i < g.k; i += 32) {
@@ -74,12 +74,6 @@ void gemm_widened(const QuantGemmArgs& g) {
     }
     some.x.q = reinterpret_cast<int8_t*>(wide);
     some.x.ldq = kQuantBlock;
-    some.x.scale += row * g.x.ld_group;
-    some.x.start += row * g.x.ld_sub;
-    some.x.sum += row * g.x.ld_sub;
-    if (g.before != nullptr) some.before += row * g.ld_before;
-    some.c += row * g.ldc;
-    if (row > 0) some.next = nullptr;
     gemm_in_runs<0>(some);
   }
 }

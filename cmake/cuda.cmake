@@ -15,6 +15,8 @@ if(PONDER_CUDA STREQUAL "ON" OR (PONDER_CUDA STREQUAL "AUTO" AND PONDER_CUDA_ARC
       # PTX of the last one serves later chips.
       set(PONDER_CUDA_ARCHITECTURES 75-real 80-real 86-real 89-real 90-real 100-real 120)
     endif()
+    # All GPUs of 9.0 are sm_90a, which alone has wgmma.
+    list(TRANSFORM PONDER_CUDA_ARCHITECTURES REPLACE "^90(-|$)" "90a\\1")
     set(CMAKE_CUDA_ARCHITECTURES ${PONDER_CUDA_ARCHITECTURES})
     # Nothing links to NVIDIA's runtime: backends/cuda/kernels.h.
     set(CMAKE_CUDA_RUNTIME_LIBRARY None)

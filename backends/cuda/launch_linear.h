@@ -21,10 +21,20 @@ enum class Form : uint8_t {
 // The form that products with a type use where inputs may be rounded (Precision::kAuto).
 Form form_of(DType dtype);
 
-// Whether code for an architecture (89: sm_89) has the kernels of kF8Codes: where the matrix
-// instructions take f8_e4m3 from registers. On sm_90 and the sm_100s they take it from shared
-// memory alone, and mma.sync becomes conversions and products of binary16.
-constexpr bool multiplies_f8(int architecture) { return architecture == 89 || architecture >= 120; }
+// Where the matrix instructions of an architecture (89: sm_89) take f8_e4m3 from, and so which
+// kernels of kF8Codes its code has. The sm_100s, which take it from memory of its own kind, have
+// none, as before sm_89.
+enum class F8Operands : uint8_t {
+  kNone,
+  kRegisters,     // linear_mma.cu
+  kSharedMemory,  // linear_wgmma.cu
+};
+constexpr F8Operands f8_operands(int architecture) {
+  if (architecture == 90) return F8Operands::kSharedMemory;
+  return architecture == 89 || architecture >= 120 ? F8Operands::kRegisters : F8Operands::kNone;
+}
+// Of the code on the stream's device.
+F8Operands f8_operands(Stream s);
 
 constexpr bool is_bytes(Form form) { return form == Form::kBytes32 || form == Form::kBytes256; }
 // Inputs are stored in multiples of so many, zeros behind the last.
@@ -126,6 +136,9 @@ void launch_product_floats(Stream s, const Weights& w, Rows x, const Places& pla
 void launch_product_mma(Stream s, const Weights& w, const void* formed, const Places& places,
                         const float* bias, Rows out);
 void launch_product_bytes(Stream s, const Weights& w, const void* formed, const Places& places,
+                          const float* bias, Rows out);
+// kF8Codes where f8_operands says kSharedMemory; elsewhere launch_product_mma does them.
+void launch_product_wgmma(Stream s, const Weights& w, const void* formed, const Places& places,
                           const float* bias, Rows out);
 
 // ---- experts.cu --------------------------------------------------------------------------------

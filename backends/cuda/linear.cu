@@ -158,7 +158,10 @@ void launch_product(Stream s, const Weights& w, Rows x, const void* formed, cons
                     const float* bias, Rows out) {
   if (places.rows == 0 || w.rows == 0) return;
   if (w.form == Form::kFloats) return launch_product_floats(s, w, x, places, bias, out);
-  const auto run = is_bytes(w.form) ? launch_product_bytes : launch_product_mma;
+  const bool wgmma = w.form == Form::kF8Codes && f8_operands(s) == F8Operands::kSharedMemory;
+  const auto run = is_bytes(w.form) ? launch_product_bytes
+                   : wgmma          ? launch_product_wgmma
+                                    : launch_product_mma;
   run(s, w, formed, places, bias, out);
 }
 

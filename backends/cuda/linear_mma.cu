@@ -7,7 +7,7 @@
 // lane takes 16 bytes of a row of weights at a time and feeds them to two instructions (kF8: four).
 // In kF8 codes become binary16 numbers 2^8 too small by moving their bits, which takes no
 // conversion instructions and loses nothing. In kF8Codes both sides are codes, 32 to a step of
-// mma.m16n8k32, and a unit's sum is multiplied by both sides' scales.
+// mma.m16n8k32, and a unit's sum is multiplied by both sides' scales (sm_90: linear_wgmma.cu).
 
 #include "backends/cuda/launch_linear.h"
 #include "backends/cuda/simt_linear.cuh"
@@ -20,16 +20,6 @@ constexpr int kThreads = kTileThreads;
 constexpr int kWarps = kThreads / 32;
 constexpr int kUnits = 8;        // of bf16 and f16
 constexpr int kLineBytes = 128;  // of a row of weights, read at a time
-
-struct ProductArgs {
-  Weights w;
-  Places places;
-  const uint8_t* x;       // [x_rows, pitch]
-  const float* x_scales;  // [x_rows, row_scales]
-  int64_t pitch;          // elements
-  const float* bias;
-  Rows out;
-};
 
 template <Form kForm>
 struct Operands {
@@ -83,10 +73,7 @@ struct Operands {
   __device__ static float unit_scale(const ProductArgs& g, int64_t expert, int64_t n,
                                      int64_t unit) {
     if constexpr (!kF8Weights) return 1.0f;
-    constexpr float kWhole = kCodes ? 1.0f : 256.0f;
-    if (g.w.scales == nullptr) return kWhole;
-    const float* scales = g.w.scales + expert * g.w.scale_count;
-    return scales[n / 128 * (g.pitch / 128) + unit] * kWhole;
+    return f8_scale(g, expert, n, unit) * (kCodes ? 1.0f : 256.0f);
   }
   // And, in kF8Codes, by these of the place's row, one for each unit.
   __device__ static const float* input_scales(const ProductArgs& g, int64_t place) {
@@ -114,7 +101,7 @@ __global__ void __launch_bounds__(kThreads, kTiles == 1 ? 2 : 1) few_rows(Produc
   constexpr int kColumns = 8 * kTiles, kOutputs = 16;
   constexpr int kOwn = (kOutputs * kColumns + kThreads - 1) / kThreads;
   __shared__ float partial[2][kWarps][kOutputs][kColumns + 1];
-  if (O::kCodes && !kMultipliesF8) return;
+  if (O::kCodes && !kF8FromRegisters) return;
   const Span span = span_of(g.places, blockIdx.y, kColumns);
   if (span.count <= 0) return;
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
@@ -224,7 +211,7 @@ __global__ void __launch_bounds__(kThreads) many_rows(ProductArgs g) {
   constexpr int kStages = kForm == Form::kF8 ? 2 : 3;
   __shared__ uint4 left[kStages][kTileOutputs][4];
   __shared__ uint4 right[kStages][O::kRuns][kRows][4];
-  if (O::kCodes && !kMultipliesF8) return;
+  if (O::kCodes && !kF8FromRegisters) return;
   const Span span = span_of(g.places, blockIdx.y, kRows);
   if (span.count <= 0) return;
   const Shape tile;
@@ -329,11 +316,7 @@ void run_form(Stream s, const ProductArgs& g) {
 
 void launch_product_mma(Stream s, const Weights& w, const void* formed, const Places& places,
                         const float* bias, Rows out) {
-  const int64_t pitch = form_pitch(w.form, w.cols);
-  const auto* const x = static_cast<const uint8_t*>(formed);
-  const auto* const x_scales =
-      reinterpret_cast<const float*>(x + scales_offset(w.form, places.x_rows, pitch));
-  const ProductArgs g{w, places, x, x_scales, pitch, bias, out};
+  const ProductArgs g = product_args(w, formed, places, bias, out);
   if (w.form == Form::kBF16) return run_form<Form::kBF16>(s, g);
   if (w.form == Form::kF16) return run_form<Form::kF16>(s, g);
   if (w.form == Form::kF8) return run_form<Form::kF8>(s, g);

@@ -211,7 +211,7 @@ StatusOr<DeviceBuffer> DeviceBuffer::create(Device* device, uint64_t bytes,
 Form form_of(DType dtype, Precision precision, const Device& device) {
   if (precision == Precision::kF32) return Form::kFloats;
   const Form form = form_of(dtype);
-  const bool codes = precision == Precision::kF8 && device.multiplies_f8();
+  const bool codes = precision == Precision::kF8 && device.f8_operands() != F8Operands::kNone;
   return codes && form == Form::kF8 ? Form::kF8Codes : form;
 }
 

@@ -26,6 +26,30 @@ __device__ inline int64_t x_row(const Places& p, int64_t place) {
   return p.from != nullptr ? p.from[place] : place;
 }
 
+// A product whose rows are in their form.
+struct ProductArgs {
+  Weights w;
+  Places places;
+  const uint8_t* x;       // [x_rows, pitch]
+  const float* x_scales;  // [x_rows, row_scales]
+  int64_t pitch;          // elements
+  const float* bias;
+  Rows out;
+};
+inline ProductArgs product_args(const Weights& w, const void* formed, const Places& places,
+                                const float* bias, Rows out) {
+  const int64_t pitch = form_pitch(w.form, w.cols);
+  const auto* const x = static_cast<const uint8_t*>(formed);
+  const auto* const x_scales =
+      reinterpret_cast<const float*>(x + scales_offset(w.form, places.x_rows, pitch));
+  return {w, places, x, x_scales, pitch, bias, out};
+}
+// The scale of f8 weights for output n and inputs [128 unit, 128 unit + 128).
+__device__ inline float f8_scale(const ProductArgs& g, int64_t expert, int64_t n, int64_t unit) {
+  if (g.w.scales == nullptr) return 1.0f;
+  return g.w.scales[expert * g.w.scale_count + n / 128 * (g.pitch / 128) + unit];
+}
+
 inline int64_t tiles_of(const Places& p, int rows) {
   return p.tiles != nullptr ? p.tile_count : (p.rows + rows - 1) / rows;
 }

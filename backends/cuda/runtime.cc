@@ -134,16 +134,17 @@ struct Device::Native {
   }
   // By the code that was loaded: for which architecture it was written, and for which it was
   // translated. A device may run code of an older one.
-  CUresult multiplies(bool* f8) {
-    *f8 = !functions.empty();
-    for (const auto which : {CU_FUNC_ATTRIBUTE_PTX_VERSION, CU_FUNC_ATTRIBUTE_BINARY_VERSION}) {
-      int architecture = 0;
-      if (!*f8) break;
-      const CUresult error =
-          driver->cuFuncGetAttribute(&architecture, which, functions[0].function);
-      if (error != CUDA_SUCCESS) return error;
-      *f8 = cuda::multiplies_f8(architecture);
-    }
+  CUresult ask_f8_operands(F8Operands* operands) {
+    int written = 0, translated = 0;
+    const auto ask = [&](int* architecture, CUfunction_attribute which) {
+      return driver->cuFuncGetAttribute(architecture, which, functions.at(0).function);
+    };
+    if (functions.empty()) return CUDA_SUCCESS;
+    CUresult error = ask(&written, CU_FUNC_ATTRIBUTE_PTX_VERSION);
+    if (error == CUDA_SUCCESS) error = ask(&translated, CU_FUNC_ATTRIBUTE_BINARY_VERSION);
+    if (error != CUDA_SUCCESS) return error;
+    const F8Operands one = f8_operands(written), other = f8_operands(translated);
+    *operands = one == other ? one : F8Operands::kNone;
     return CUDA_SUCCESS;
   }
   CUresult make_streams() {
@@ -226,7 +227,7 @@ StatusOr<std::unique_ptr<Device>> Device::open(int number) {
   const Current current(n.driver, n.context);
   PONDER_RETURN_IF_ERROR(fail(n.make_streams(), "making streams"));
   PONDER_RETURN_IF_ERROR(fail(n.load_kernels(), "loading the kernels"));
-  PONDER_RETURN_IF_ERROR(fail(n.multiplies(&made->multiplies_f8_), "asking the kernels"));
+  PONDER_RETURN_IF_ERROR(fail(n.ask_f8_operands(&made->f8_operands_), "asking the kernels"));
   return made;
 }
 
@@ -524,5 +525,6 @@ void enqueue(Stream s, const LaunchShape& shape, std::span<const Argument> argum
   static_cast<Device*>(s)->queue().add(shape, arguments);
 }
 int64_t shared_memory_limit(Stream s) { return static_cast<Device*>(s)->shared_memory_limit(); }
+F8Operands f8_operands(Stream s) { return static_cast<Device*>(s)->f8_operands(); }
 
 }  // namespace ponder::cuda

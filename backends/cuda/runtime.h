@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "backends/cuda/launch.h"
+#include "backends/cuda/launch_linear.h"
 #include "backends/cuda/launch_queue.h"
 #include "lib/base/status.h"
 
@@ -78,8 +79,8 @@ class Device final : private LaunchRunner {
   Status check(absl::string_view what);
   // The most shared memory that a block can have.
   int64_t shared_memory_limit() const { return shared_limit_; }
-  // Whether kernels of Form::kF8Codes (launch_linear.h) can run.
-  bool multiplies_f8() const { return multiplies_f8_; }
+  // Which kernels of Form::kF8Codes can run.
+  F8Operands f8_operands() const { return f8_operands_; }
 
  private:
   struct Native;
@@ -98,7 +99,7 @@ class Device final : private LaunchRunner {
   std::atomic<bool> lost_{false};
   std::atomic<std::thread::id> steps_thread_{};
   int64_t shared_limit_ = 48 << 10;
-  bool multiplies_f8_ = false;
+  F8Operands f8_operands_ = F8Operands::kNone;
   std::unique_ptr<Native> native_;
   LaunchQueue queue_;  // after native_: its graphs go first
 };

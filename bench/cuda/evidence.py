@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the CUDA compiler made of the kernels: registers, stack, spills, shared memory and the instructions that matter.
 
-Usage: evidence.py [--arch sm_90] [--only FILE.cu]... [--absl PREFIX/include] [--nvcc nvcc] [--cuobjdump cuobjdump]
+Usage: evidence.py [--arch sm_90a] [--only FILE.cu]... [--absl PREFIX/include] [--nvcc nvcc] [--cuobjdump cuobjdump]
 
 Needs the CUDA toolkit, no GPU. Compiles backends/cuda/*.cu as the build does. Prints a table, one kernel per line; exits with
 1 when a kernel spills registers, lacks an instruction that it is written around (REQUIRED) or has one that it must not have
@@ -24,6 +24,7 @@ INSTRUCTIONS = {
     "mma f16": (r"\bmma\.sync\S*\.f16\.f16", r"\bHMMA(?!\S*BF16)", lambda arch: arch >= 75),
     "mma s8": (r"\bmma\.sync\S*\.s8\.s8", r"\bIMMA", lambda arch: arch >= 75),
     "mma f8": (r"\bmma\.sync\S*\.e4m3\.e4m3", r"\bQMMA", lambda arch: arch == 89 or arch >= 120),
+    "wgmma f8": (r"\bwgmma\.mma_async\S*\.e4m3\.e4m3", r"\bQGMMA", lambda arch: arch == 90),
     "cp.async": (r"\bcp\.async\.c[ag]", r"\bLDGSTS", lambda arch: arch >= 80),
 }
 # Where PTX does not tell: sm_90 and sm_100 take mma f8 for conversions and HMMA. The lowest 12 bits of an instruction in the
@@ -42,6 +43,7 @@ REQUIRED = [
     ("linear_quant.cu", r"quant_few", "dp4a"),
     ("linear_quant_tiles.cu", r"quant_tiles", "mma s8"),
     ("linear_quant_tiles.cu", r"quant_tiles", "cp.async"),
+    ("linear_wgmma.cu", r"code_products", "wgmma f8"),
     ("mla.cu", r"head_products_mma<bf16", "mma bf16"),
     ("mla.cu", r"head_products_mma<f16", "mma f16"),
     ("mla_mma.cu", r"mla_mma<bf16", "mma bf16"),
@@ -83,7 +85,7 @@ def opcodes(cubin):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--arch", default="sm_90")
+    parser.add_argument("--arch", default="sm_90a")
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--absl", default="")
     parser.add_argument("--nvcc", default="nvcc")

@@ -299,8 +299,8 @@ enum {
   PONDER_PRECISION_AUTO = 0, /* what is fast on the device, e.g. bf16 inputs to bf16 weights */
   PONDER_PRECISION_F32 = 1,  /* float32 inputs, weights upcast: to compare with a reference */
   /* As AUTO, and inputs to FP8 weights are rounded to FP8 (E4M3, 128 to a scale), as DeepSeek's own
-   * code does, where the device multiplies that as it is: NVIDIA GPUs of compute capability 8.9 and
-   * 12.x. Everywhere else AUTO. */
+   * code does, where the device multiplies that as it is: NVIDIA GPUs of compute capability 8.9, 9.0
+   * and 12.x. Everywhere else AUTO. */
   PONDER_PRECISION_FP8 = 2
 };
 

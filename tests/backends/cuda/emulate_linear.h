@@ -74,6 +74,33 @@ inline void mma_f8(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]
   for (int i = 0; i < 4; ++i) d[i] = static_cast<float>(sums[i]);
 }
 
+// Shared memory as simt_linear.cuh tells, read at once: that a device reads it later is not
+// emulated.
+inline char* first_swizzled(char* shared) {
+  return shared + (-reinterpret_cast<uintptr_t>(shared) & 1023);
+}
+inline void publish_shared() {}
+template <int kColumns>
+void wgmma_begin(float (&)[kColumns / 2]) {}
+template <int kColumns>
+void wgmma_end(float (&)[kColumns / 2]) {}
+template <int kColumns>
+void wgmma_f8(float (&d)[kColumns / 2], const void* a, const void* b, bool add) {
+  const auto code = [](const void* matrix, int row, int k) {
+    const uintptr_t at =
+        reinterpret_cast<uintptr_t>(matrix) + static_cast<uintptr_t>(row * 128 + k);
+    return double{f8_e4m3_to_f32(*reinterpret_cast<const uint8_t*>(at ^ (at >> 7 & 7) << 4))};
+  };
+  const int lane = static_cast<int>(threadIdx.x % 32),
+            warp = static_cast<int>(threadIdx.x / 32 % 4);
+  for (int i = 0; i < kColumns / 2; ++i) {
+    const int row = 16 * warp + lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+    double sum = add ? double{d[i]} : 0.0;
+    for (int k = 0; k < 32; ++k) sum += code(a, row, k) * code(b, column, k);
+    d[i] = static_cast<float>(sum);
+  }
+}
+
 template <typename T>
 T load_once(const T* p) {
   return *p;

@@ -53,7 +53,7 @@ StatusOr<DeviceProperties> device_properties(int) {
 Device::Device(int number) : number_(number), queue_(this) {}
 StatusOr<std::unique_ptr<Device>> Device::open(int device) {
   std::unique_ptr<Device> made(new Device(device));
-  made->multiplies_f8_ = emulation::faults.multiplies_f8;
+  made->f8_operands_ = emulation::faults.f8_operands;
   return made;
 }
 Device::~Device() = default;
@@ -142,5 +142,6 @@ void enqueue(Stream s, const LaunchShape& shape, std::span<const Argument> argum
   static_cast<Device*>(s)->queue().add(shape, arguments);
 }
 int64_t shared_memory_limit(Stream) { return emulation::faults.shared_memory; }
+F8Operands f8_operands(Stream s) { return static_cast<Device*>(s)->f8_operands(); }
 
 }  // namespace ponder::cuda

@@ -3,13 +3,15 @@
 
 #include <cstdint>
 
+#include "backends/cuda/launch_linear.h"
+
 namespace ponder::cuda::emulation {
 
 struct Faults {
   int devices = 1;                             // how many there are
   uint64_t memory = uint64_t{1} << 40;         // bytes that allocate() gives out before it fails
   int64_t shared_memory = int64_t{227} << 10;  // bytes that a block may have: sm_90's
-  bool multiplies_f8 = true;                   // as sm_89 and sm_120 do
+  F8Operands f8_operands = F8Operands::kRegisters;  // sm_89's
   bool lose_device = false;                    // the next launch is a kernel's fault
   bool refuse_graphs = false;
 };

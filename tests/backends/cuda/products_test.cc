@@ -97,6 +97,20 @@ class CudaProducts : public EmulatedCuda {
     }
   }
 
+  // f() with a device of each kind that multiplies codes.
+  template <typename F>
+  void on_f8_devices(const F& f) {
+    for (const auto operands : {cuda::F8Operands::kRegisters, cuda::F8Operands::kSharedMemory}) {
+      SCOPED_TRACE(operands == cuda::F8Operands::kRegisters ? "from registers" : "from shared");
+      cuda::emulation::faults.f8_operands = operands;
+      cuda_ = *cuda_factory()->create(0, context_);
+      f();
+    }
+  }
+  void compare_codes(std::span<const WeightData> parts, int64_t rows) {
+    on_f8_devices([&] { compare_linear(parts, rows, Precision::kF8); });
+  }
+
   // Columns [first, first + part's rows) of `got` [rows, n].
   void compare_part(const WeightData& part, int64_t first, const std::vector<float>& x,
                     int64_t rows, int64_t n, const std::vector<float>& bias,
@@ -167,7 +181,7 @@ TEST_F(CudaProducts, RaggedShapesOfPlainTypes) {
       SCOPED_TRACE(absl::StrCat(dtype_name(dtype), " ", n, " x ", k, ", ", rows, " rows"));
       const WeightData w = weight_of(dtype, n, k);
       compare_linear({&w, 1}, rows, Precision::kAuto);
-      if (dtype == DType::kF8_E4M3) compare_linear({&w, 1}, rows, Precision::kF8);
+      if (dtype == DType::kF8_E4M3) compare_codes({&w, 1}, rows);
     }
   }
 }
@@ -193,8 +207,8 @@ TEST_F(CudaProducts, ManyRowsAndLongRows) {
     const WeightData deep = weight_of(dtype, 3, 256 * 19);
     compare_linear({&deep, 1}, 34, Precision::kAuto);
     if (dtype != DType::kF8_E4M3) continue;
-    compare_linear({&wide, 1}, 257, Precision::kF8);
-    compare_linear({&deep, 1}, 34, Precision::kF8);
+    compare_codes({&wide, 1}, 257);
+    compare_codes({&deep, 1}, 34);
   }
 }
 
@@ -208,8 +222,8 @@ TEST_F(CudaProducts, StackedPartsOfDifferentTypes) {
   compare_linear(parts, 3, Precision::kF32);
   compare_linear(parts, 3, Precision::kAuto);
   compare_linear(parts, 40, Precision::kAuto);
-  compare_linear(parts, 3, Precision::kF8);
-  compare_linear(parts, 40, Precision::kF8);
+  compare_codes(parts, 3);
+  compare_codes(parts, 40);
 }
 
 // Codes times codes in double, and the largest error that float32's roundings can add: of a unit's
@@ -220,13 +234,16 @@ TEST_F(CudaProducts, CodesOfBothSidesAgainstDoubles) {
     SCOPED_TRACE(absl::StrCat(n, " x ", k, ", ", rows, " rows"));
     WeightData w = weight_of(DType::kF8_E4M3, n, k);
     if (n == 17) w.scales = nullptr;  // all are 1
-    auto packed = cuda_->pack_linear({&w, 1}, PackOptions{Precision::kF8});
-    ASSERT_TRUE(packed.ok()) << packed.status();
     auto x = random_floats(static_cast<size_t>(rows * k), 4);
     // Numbers of very different size, so that some groups reach down to codes below 2^-6.
     for (size_t i = 0; i < x.size(); ++i) x[i] = std::ldexp(x[i], -static_cast<int>(i % 13));
     auto bias = random_floats(static_cast<size_t>(n), 3);
-    const auto got = linear(cuda_.get(), packed->get(), x, rows, &bias);
+    std::vector<std::vector<float>> results;
+    on_f8_devices([&] {
+      auto packed = cuda_->pack_linear({&w, 1}, PackOptions{Precision::kF8});
+      ASSERT_TRUE(packed.ok()) << packed.status();
+      results.push_back(linear(cuda_.get(), packed->get(), x, rows, &bias));
+    });
     const auto* codes = static_cast<const uint8_t*>(w.data);
     const int64_t units = (k + 127) / 128;
     for (int64_t r = 0; r < rows; ++r) {
@@ -246,9 +263,11 @@ TEST_F(CudaProducts, CodesOfBothSidesAgainstDoubles) {
             size += std::abs(term);
           }
         }
-        const float is = got[static_cast<size_t>(r * n + c)];
-        ASSERT_NEAR(is, wanted, static_cast<double>(units + 6) * kUlp * size)
-            << "row " << r << " column " << c;
+        for (const auto& got : results) {
+          ASSERT_NEAR(got[static_cast<size_t>(r * n + c)], wanted,
+                      static_cast<double>(units + 6) * kUlp * size)
+              << "row " << r << " column " << c;
+        }
       }
     }
   }
@@ -263,7 +282,7 @@ TEST_F(CudaProducts, CodesAreMultipliedOnlyWhereAskedForAndPossible) {
     EXPECT_EQ(form_of(dtype, Precision::kF8), f8 ? Form::kF8Codes : cuda::form_of(dtype));
     EXPECT_EQ(form_of(dtype, Precision::kF32), Form::kFloats);
   }
-  cuda::emulation::faults.multiplies_f8 = false;
+  cuda::emulation::faults.f8_operands = cuda::F8Operands::kNone;
   auto older = *cuda_factory()->create(0, context_);
   const WeightData w = weight_of(DType::kF8_E4M3, 20, 300);
   const auto x = random_floats(3 * 300, 2);
@@ -275,22 +294,19 @@ TEST_F(CudaProducts, CodesAreMultipliedOnlyWhereAskedForAndPossible) {
   EXPECT_TRUE(same_bits(run(older.get(), Precision::kAuto), by_auto));
   EXPECT_TRUE(same_bits(run(older.get(), Precision::kF8), by_auto));
   EXPECT_FALSE(same_bits(run(cuda_.get(), Precision::kF8), by_auto));
-  for (const int architecture : {75, 80, 86, 90, 100, 103, 110}) {
-    EXPECT_FALSE(cuda::multiplies_f8(architecture)) << architecture;
+  for (const int architecture : {75, 80, 86, 100, 103, 110}) {
+    EXPECT_EQ(cuda::f8_operands(architecture), cuda::F8Operands::kNone) << architecture;
   }
   for (const int architecture : {89, 120, 121}) {
-    EXPECT_TRUE(cuda::multiplies_f8(architecture)) << architecture;
+    EXPECT_EQ(cuda::f8_operands(architecture), cuda::F8Operands::kRegisters) << architecture;
   }
+  EXPECT_EQ(cuda::f8_operands(90), cuda::F8Operands::kSharedMemory);
 }
 
-TEST_F(CudaProducts, OfInputsOfAllMagnitudes) {
-  using enum Precision;
-  for (const auto& [dtype, precision] : {std::pair{DType::kF16, kAuto},
-                                         {DType::kF8_E4M3, kAuto},
-                                         {DType::kF8_E4M3, kF8},
-                                         {DType::kQ4_0, kAuto},
-                                         {DType::kQ4_K, kAuto}}) {
-    SCOPED_TRACE(absl::StrCat(dtype_name(dtype), " ", static_cast<int>(precision)));
+class CudaMagnitudes : public CudaProducts {
+ protected:
+  void compare(DType dtype, Precision precision) {
+    SCOPED_TRACE(dtype_name(dtype));
     const WeightData w = weight_of(dtype, 16, 256);
     auto packed = cuda_->pack_linear({&w, 1}, {precision});
     ASSERT_TRUE(packed.ok());
@@ -321,6 +337,13 @@ TEST_F(CudaProducts, OfInputsOfAllMagnitudes) {
       }
     }
   }
+};
+
+TEST_F(CudaMagnitudes, OfInputsAreAllMultiplied) {
+  for (const DType dtype : {DType::kF16, DType::kF8_E4M3, DType::kQ4_0, DType::kQ4_K}) {
+    compare(dtype, Precision::kAuto);
+  }
+  on_f8_devices([this] { compare(DType::kF8_E4M3, Precision::kF8); });
 }
 
 // ---- mixtures of experts -----------------------------------------------------------------------
@@ -484,10 +507,12 @@ TEST_F(CudaExpertsTest, EqualTheirProductsOneByOne) {
                   Precision::kAuto);
   compare_experts({DType::kF8_E4M3, DType::kF8_E4M3, DType::kF8_E4M3}, 5, 140, 96, 3, kRows,
                   Precision::kAuto);
-  compare_experts({DType::kF8_E4M3, DType::kF8_E4M3, DType::kF8_E4M3}, 5, 140, 128, 3, kRows,
-                  Precision::kF8);
-  compare_experts({DType::kF8_E4M3, DType::kF8_E4M3, DType::kF8_E4M3}, 5, 300, 96, 3, kRows,
-                  Precision::kF8);
+  on_f8_devices([&] {
+    compare_experts({DType::kF8_E4M3, DType::kF8_E4M3, DType::kF8_E4M3}, 5, 140, 128, 3, kRows,
+                    Precision::kF8);
+    compare_experts({DType::kF8_E4M3, DType::kF8_E4M3, DType::kF8_E4M3}, 5, 300, 96, 3, kRows,
+                    Precision::kF8);
+  });
   compare_experts({DType::kQ4_K, DType::kQ4_K, DType::kQ6_K}, 4, 256, 256, 2, kRows,
                   Precision::kAuto);
   compare_experts({DType::kQ4_0, DType::kQ8_0, DType::kBF16}, 4, 96, 64, 2, kRows,
@@ -514,7 +539,7 @@ TEST_F(CudaExpertsTest, WithManyRowsEach) {
     compare_experts({dtype, dtype, dtype}, 2, 32, 32, 1, kRows, Precision::kAuto);
   }
   constexpr DType kF8 = DType::kF8_E4M3;
-  compare_experts({kF8, kF8, kF8}, 2, 160, 144, 1, kRows, Precision::kF8);
+  on_f8_devices([&] { compare_experts({kF8, kF8, kF8}, 2, 160, 144, 1, kRows, Precision::kF8); });
 }
 
 TEST_F(CudaExpertsTest, InSeveralRounds) {

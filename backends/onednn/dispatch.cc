@@ -26,6 +26,7 @@ Kernels join_avx512bf16() {
   k.bf16_rows = 512;
   k.bf16_panels = 1;
   k.f8_to_bf16 = own.f8_to_bf16;
+  k.f8_row_bf16 = own.f8_row_bf16;
   k.round_bf16 = own.round_bf16;
   k.latent_values_bf16 = own.latent_values_bf16;
   return k;

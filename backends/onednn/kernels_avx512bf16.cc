@@ -32,6 +32,19 @@ inline __m512bh broadcast_pair(const uint16_t* p) {
   return reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
 }
 
+// The sums of a row, by column.
+inline void store_row(const GemmArgs& g, int64_t row, const __m512 (&sums)[kColumns]) {
+  float* const c = g.c + row * g.ldc;
+#pragma GCC unroll 4
+  for (int j = 0; j < kColumns; ++j) {
+    const __mmask16 mask = lanes_below(g.n - j * 16);
+    __m512 v = sums[j];
+    if (g.accumulate) v = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c + j * 16), v);
+    if (g.bias != nullptr) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask, g.bias + j * 16));
+    _mm512_mask_storeu_ps(c + j * 16, mask, v);
+  }
+}
+
 template <int R>
 void tile(const GemmArgs& g, int64_t row) {
   const uint16_t* a = static_cast<const uint16_t*>(g.a) + row * g.lda;
@@ -66,17 +79,7 @@ void tile(const GemmArgs& g, int64_t row) {
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-    float* c = g.c + (row + r) * g.ldc;
-#pragma GCC unroll 4
-    for (int j = 0; j < kColumns; ++j) {
-      const __mmask16 mask = lanes_below(g.n - j * 16);
-      __m512 v = acc[r][j];
-      if (g.accumulate) v = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c + j * 16), v);
-      if (g.bias != nullptr) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask, g.bias + j * 16));
-      _mm512_mask_storeu_ps(c + j * 16, mask, v);
-    }
-  }
+  for (int r = 0; r < R; ++r) store_row(g, row + r, acc[r]);
 }
 
 void gemm_bf16(const GemmArgs& g) {
@@ -187,10 +190,34 @@ __attribute__((target("avx512vbmi"))) void f8_to_bf16_vbmi(const void* codes, in
   }
 }
 
+// A single row by codes as they are read: the sums of f8_to_bf16 and gemm_bf16.
+__attribute__((target("avx512vbmi"))) void f8_row_bf16(const GemmArgs& g) {
+  const F8Pairs table;
+  const auto* const x = static_cast<const uint16_t*>(g.a);
+  const auto* codes = static_cast<const char*>(g.b);
+  __m512 sums[kColumns];
+#pragma GCC unroll 4
+  for (int j = 0; j < kColumns; ++j) sums[j] = _mm512_setzero_ps();
+  for (int64_t i = 0; i < g.k; i += 4, codes += kPanel * 4) {
+    const __m512bh x0 = broadcast_pair(x + i), x1 = broadcast_pair(x + i + 2);
+#pragma GCC unroll 4
+    for (int j = 0; j < kColumns; ++j) {
+      constexpr int kNear = 1024;  // as in quant_avx512vnni.cc
+      _mm_prefetch(codes + j * 64 + kNear, _MM_HINT_T1);
+      __m512i first, second;
+      table.pairs(_mm512_loadu_si512(codes + j * 64), first, second);
+      sums[j] = _mm512_dpbf16_ps(sums[j], x0, reinterpret_cast<__m512bh>(first));
+      sums[j] = _mm512_dpbf16_ps(sums[j], x1, reinterpret_cast<__m512bh>(second));
+    }
+  }
+  store_row(g, 0, sums);
+}
+
 constexpr Kernels make_kernels(bool vbmi) {
   Kernels k{};
   k.gemm_bf16 = gemm_bf16;
   k.f8_to_bf16 = vbmi ? f8_to_bf16_vbmi : f8_to_bf16;
+  k.f8_row_bf16 = vbmi ? f8_row_bf16 : nullptr;
   k.round_bf16 = round_bf16;
   k.latent_values_bf16 = latent_values_bf16;
   return k;

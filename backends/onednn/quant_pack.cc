@@ -7,9 +7,14 @@
 //   scales        [U][words][64][4]   scales, scales_l
 //   2-byte fields [U][64] each        d; then m, dmin or scales_h; MXFP4's e is [U][64] bytes
 //
-// with two changes that cost nothing here and save work at every use: q8_0's numbers have their top
-// bit flipped, which makes them the unsigned q of quant.h, and the fifth bits of q5_0 and q5_1 are
-// dealt out so that bit j of byte b belongs to element 4 j + b.
+// with changes that cost little here and save work at every use: q8_0's numbers have their top bit
+// flipped, which makes them the unsigned q of quant.h; the fifth bits of q5_0 and q5_1 are dealt out
+// so that bit j of byte b belongs to element 4 j + b; and what q5_k and q6_k multiply together lies
+// together, so that a single row's product reads memory from front to back:
+//
+//   q5_k  for each two sub-blocks, for each half of their 8 words of qs: a word of fifth bits, of
+//         which bits 2 m and 2 m + 1 of byte b belong to byte b of the m-th of four words of qs
+//   q6_k  words w and w + 8 of each half of ql, then w of that half of qh
 #include <cstring>
 
 #include "backends/onednn/quant.h"
@@ -49,9 +54,14 @@ Words load_words(const std::byte* p) {
   return v;
 }
 
-// The array of kBytes bytes at `offset` of the stored blocks. `flip` is XORed into every word.
-template <int kBytes>
-std::byte* pack_words(const Source& source, int64_t offset, std::byte* out, uint32_t flip = 0) {
+struct InOrder {
+  constexpr int operator()(int word) const { return word; }
+};
+// The array of kBytes bytes at `offset` of the stored blocks. `flip` is XORed into every word. Word
+// w of all columns becomes row place(w).
+template <int kBytes, typename Place = InOrder>
+std::byte* pack_words(const Source& source, int64_t offset, std::byte* out, uint32_t flip = 0,
+                      Place place = {}) {
   static_assert(kBytes % 4 == 0);
   constexpr int kWords = kBytes / 4;
   for (int64_t u = 0; u < source.blocks; ++u, out += kWords * kPanel * 4) {
@@ -72,14 +82,14 @@ std::byte* pack_words(const Source& source, int64_t offset, std::byte* out, uint
                                    __builtin_shufflevector(ab_high, de_high, 0, 1, 4, 5) ^ flip,
                                    __builtin_shufflevector(ab_high, de_high, 2, 3, 6, 7) ^ flip};
           for (int i = 0; i < 4; ++i) {
-            std::memcpy(out + ((w + i) * kPanel + c) * 4, &result[i], sizeof(result[i]));
+            std::memcpy(out + (place(w + i) * kPanel + c) * 4, &result[i], sizeof(result[i]));
           }
         }
       }
     } else {
       for (int64_t c = 0; c < kPanel; ++c) {
         for (int w = 0; w < kWords; ++w) {
-          std::memcpy(out + (w * kPanel + c) * 4, source.at(c, u) + offset + w * 4, 4);
+          std::memcpy(out + (place(w) * kPanel + c) * 4, source.at(c, u) + offset + w * 4, 4);
         }
       }
     }
@@ -238,6 +248,43 @@ bool pack_super(const std::byte* const* columns, int64_t k, std::byte* out) {
   return bad;
 }
 
+bool pack_q5_k(const std::byte* const* columns, int64_t k, std::byte* out) {
+  using Block = BlockQ5_K;
+  const Source source = make_source(columns, k, kQuantQ5_K);
+  constexpr auto kPlace = [](int word) { return word / 4 * 5 + 1 + word % 4; };
+  pack_words<sizeof(Block::qs)>(source, offsetof(Block, qs), out, 0, kPlace);
+  uint32_t stored[8][kPanel], bits[kPanel];  // word, column
+  pack_words<sizeof(Block::qh)>(source, offsetof(Block, qh), reinterpret_cast<std::byte*>(stored));
+  for (int i = 0; i < 8; ++i, out += 5 * sizeof(bits)) {
+    for (int64_t c = 0; c < kPanel; ++c) {
+      bits[c] = 0;
+      for (int m = 0; m < 4; ++m) {
+        bits[c] |= (stored[i % 2 * 4 + m][c] >> (i / 2 * 2) & 0x03030303u) << (2 * m);
+      }
+    }
+    std::memcpy(out, bits, sizeof(bits));
+  }
+  bool bad = false;
+  out = pack_words<sizeof(Block::scales)>(source, offsetof(Block, scales), out);
+  out = pack_halves(source, offsetof(Block, d), out, bad);
+  pack_halves(source, offsetof(Block, dmin), out, bad);
+  return bad;
+}
+
+bool pack_q6_k(const std::byte* const* columns, int64_t k, std::byte* out) {
+  using Block = BlockQ6_K;
+  const Source source = make_source(columns, k, kQuantQ6_K);
+  constexpr auto kLow = [](int word) { return (word / 16 * 8 + word % 8) * 3 + word / 8 % 2; };
+  constexpr auto kHigh = [](int word) { return word * 3 + 2; };
+  pack_words<sizeof(Block::ql)>(source, offsetof(Block, ql), out, 0, kLow);
+  pack_words<sizeof(Block::qh)>(source, offsetof(Block, qh), out, 0, kHigh);
+  out += (sizeof(Block::ql) + sizeof(Block::qh)) * kPanel;
+  bool bad = false;
+  out = pack_words<sizeof(Block::scales)>(source, offsetof(Block, scales), out);
+  pack_halves(source, offsetof(Block, d), out, bad);
+  return bad;
+}
+
 }  // namespace
 
 const QuantPackFn kQuantPack[kQuantTypes] = {
@@ -249,8 +296,8 @@ const QuantPackFn kQuantPack[kQuantTypes] = {
     pack_super<BlockQ2_K, kQuantQ2_K>,
     pack_super<BlockQ3_K, kQuantQ3_K>,
     pack_super<BlockQ4_K, kQuantQ4_K>,
-    pack_super<BlockQ5_K, kQuantQ5_K>,
-    pack_super<BlockQ6_K, kQuantQ6_K>,
+    pack_q5_k,
+    pack_q6_k,
     pack_nibbles<BlockIQ4_NL, kQuantIQ4_NL>,
     pack_super<BlockIQ4_XS, kQuantIQ4_XS>,
     pack_mxfp4,

@@ -143,7 +143,8 @@ struct Device::Native {
     CUresult error = ask(&written, CU_FUNC_ATTRIBUTE_PTX_VERSION);
     if (error == CUDA_SUCCESS) error = ask(&translated, CU_FUNC_ATTRIBUTE_BINARY_VERSION);
     if (error != CUDA_SUCCESS) return error;
-    const F8Operands one = f8_operands(written), other = f8_operands(translated);
+    const F8Operands one = cuda::f8_operands(written);
+    const F8Operands other = cuda::f8_operands(translated);
     *operands = one == other ? one : F8Operands::kNone;
     return CUDA_SUCCESS;
   }

@@ -21,6 +21,9 @@ constexpr int64_t kRowsPerPiece = 64;
 constexpr int64_t kPiecesPerTask = 8;
 // Up to so many rows expanding a block of quantised weights fetches from the next one.
 constexpr int64_t kRowsFetchedEarly = 2;
+// Up to so many rows are multiplied one by one where single rows have a kernel of their own: the
+// second finds the block in the cache.
+constexpr int64_t kRowsOneByOne = 2;
 // Fewer rows meet one panel at a time; tasks are runs of panels while there are so many for a
 // thread.
 constexpr int64_t kLeastRowsOfRuns = 32;
@@ -790,6 +793,24 @@ void Linear::run_f8(const Job& job, int64_t panel, int64_t k, const std::byte* n
                        last ? g.ldc : kPanel);
 }
 
+namespace {
+
+// Row `row` of several. What comes next is fetched with the first.
+QuantGemmArgs row_of(const QuantGemmArgs& g, int64_t row) {
+  QuantGemmArgs one = g;
+  one.m = 1;
+  one.x.q += row * g.x.ldq;
+  one.x.scale += row * g.x.ld_group;
+  one.x.start += row * g.x.ld_sub;
+  one.x.sum += row * g.x.ld_sub;
+  if (g.before != nullptr) one.before += row * g.ld_before;
+  one.c += row * g.ldc;
+  if (row > 0) one.next = nullptr;
+  return one;
+}
+
+}  // namespace
+
 void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
                        std::byte* room) const {
   const Segment& s = *job.s;
@@ -807,9 +828,9 @@ void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
   q.x.scale += first * q.x.ld_group;
   q.x.start += first * q.x.ld_sub;
   q.x.sum += first * q.x.ld_sub;
-  const auto one_row = g.m == 1 ? quant_->one_row[s.quant] : nullptr;
+  const auto one_row = g.m <= kRowsOneByOne ? quant_->one_row[s.quant] : nullptr;
   // For few rows much of the time goes into expanding, which then fetches most of what is next;
-  // with more rows multiplying leaves time enough for all of it, and one_row always fetches all.
+  // with more rows multiplying leaves time enough for all of it, and one_row sees to it itself.
   const bool few = g.m <= kRowsFetchedEarly && one_row == nullptr;
   ExpandRoom* const expanded = &reinterpret_cast<Room*>(room)->expanded;
   const std::byte* b = job.w->panel(s, panel);
@@ -829,7 +850,7 @@ void Linear::run_quant(const Job& job, int64_t panel, GemmArgs g, int64_t first,
     q.next = next_k > 0 || panel + 1 < s.panels() ? b + fetched : nullptr;
     q.next_bytes = block_bytes(s, std::min(s.block, s.depth - next_k)) - fetched;
     if (one_row != nullptr) {
-      one_row(packed, q, expanded);
+      for (int64_t row = 0; row < g.m; ++row) one_row(packed, row_of(q, row), expanded);
     } else {
       q.w = quant_->expand[s.quant]({packed, few ? block_bytes(s, q.k) : 0}, q.k, expanded);
       quant_->gemm(q);

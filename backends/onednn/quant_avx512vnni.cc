@@ -62,7 +62,9 @@ struct Stream {
   const std::byte* at;
 };
 
-inline VI inputs(const QuantGemmArgs& g, int64_t step) { return i_set(load_four(g.x.q + 4 * step)); }
+inline VI inputs(const QuantGemmArgs& g, int64_t step) {
+  return i_set(load_four(g.x.q + 4 * step));
+}
 
 // Words of two halves of four bits each: the low ones come kWords steps before the high ones, in
 // the same sub-block (kSubs == 1) or in the one before. map(v, sub-block, step, c) makes q of a
@@ -122,8 +124,7 @@ inline void add_sums(const QuantGemmArgs& g, Sums sums) {
 #pragma GCC unroll 4
     for (int c = 0; c < kVectors; ++c) {
       const SubScale<T> scale(g.w, j * kPanel + c * W);
-      part[c] =
-          scale.add(sums.get(j, c), g.x.sum + j, g.x.scale + (T::kWide ? 0 : j), part[c]);
+      part[c] = scale.add(sums.get(j, c), g.x.sum + j, g.x.scale + (T::kWide ? 0 : j), part[c]);
     }
   }
 #pragma GCC unroll 4

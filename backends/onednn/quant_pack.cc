@@ -8,9 +8,9 @@
 //   2-byte fields [U][64] each        d; then m, dmin or scales_h; MXFP4's e is [U][64] bytes
 //
 // with changes that cost little here and save work at every use: q8_0's numbers have their top bit
-// flipped, which makes them the unsigned q of quant.h; the fifth bits of q5_0 and q5_1 are dealt out
-// so that bit j of byte b belongs to element 4 j + b; and what q5_k and q6_k multiply together lies
-// together, so that a single row's product reads memory from front to back:
+// flipped, which makes them the unsigned q of quant.h; the fifth bits of q5_0 and q5_1 are dealt
+// out so that bit j of byte b belongs to element 4 j + b; and what q5_k and q6_k multiply together
+// lies together, so that a single row's product reads memory from front to back:
 //
 //   q5_k  for each two sub-blocks, for each half of their 8 words of qs: a word of fifth bits, of
 //         which bits 2 m and 2 m + 1 of byte b belong to byte b of the m-th of four words of qs

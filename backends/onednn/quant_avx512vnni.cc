@@ -56,7 +56,7 @@ struct Stream {
   VI load(int64_t w, int c) const {
     const std::byte* const from = at + (w * kPanel + c * W) * 4;
     constexpr int kAhead = 1024;  // bytes
-    _mm_prefetch(reinterpret_cast<const char*>(from + kAhead), _MM_HINT_T1);
+    __asm__ volatile("prefetcht1 %0" : : "m"(from[kAhead]) : "memory");
     return i_load(from);
   }
   const std::byte* at;

@@ -137,7 +137,7 @@ struct Device::Native {
   CUresult ask_f8_operands(F8Operands* operands) {
     int written = 0, translated = 0;
     const auto ask = [&](int* architecture, CUfunction_attribute which) {
-      return driver->cuFuncGetAttribute(architecture, which, functions.at(0).function);
+      return driver->cuFuncGetAttribute(architecture, which, functions.front().function);
     };
     if (functions.empty()) return CUDA_SUCCESS;
     CUresult error = ask(&written, CU_FUNC_ATTRIBUTE_PTX_VERSION);

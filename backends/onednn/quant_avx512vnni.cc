@@ -56,7 +56,8 @@ struct Stream {
   VI load(int64_t w, int c) const {
     const std::byte* const from = at + (w * kPanel + c * W) * 4;
     constexpr int kAhead = 1024;  // bytes
-    // In this order: a plain prefetch GCC moves away from the read, which took half of q6_k's speed.
+    // In this order: a plain prefetch GCC moves away from the read, which took half of q6_k's
+    // speed.
     __asm__ volatile("prefetcht1 %0" : : "m"(from[kAhead]) : "memory");
     return i_load(from);
   }

@@ -39,13 +39,10 @@ struct Shape {
 template <int kThreads, int kCount, typename F>
 __device__ inline void deal_runs(char (&matrix)[kCount][kUnit], const F& f) {
   constexpr int kRuns = kUnit / 16;
-  PONDER_UNROLL
-  for (int i = 0; i < (kCount * kRuns + kThreads - 1) / kThreads; ++i) {
-    const int piece = static_cast<int>(threadIdx.x) + i * kThreads;
-    if (kCount * kRuns % kThreads != 0 && piece >= kCount * kRuns) continue;
+  deal_pieces<kCount * kRuns, kThreads>([&](int piece) {
     const int row = piece / kRuns, run = piece % kRuns;
     f(row, 16 * run, &matrix[row][16 * (run ^ row % 8)]);
-  }
+  });
 }
 
 template <int kRows, int kGroups>

@@ -51,12 +51,12 @@ struct ProductTile {
 };
 
 // f(i) for i in [0, kCount), dealt to the threads of a block.
-template <int kCount, typename F>
+template <int kCount, int kThreads = kTileThreads, typename F>
 __device__ inline void deal_pieces(const F& f) {
   PONDER_UNROLL
-  for (int i = 0; i < (kCount + kTileThreads - 1) / kTileThreads; ++i) {
-    const int piece = static_cast<int>(threadIdx.x) + i * kTileThreads;
-    if (kCount % kTileThreads != 0 && piece >= kCount) continue;
+  for (int i = 0; i < (kCount + kThreads - 1) / kThreads; ++i) {
+    const int piece = static_cast<int>(threadIdx.x) + i * kThreads;
+    if (kCount % kThreads != 0 && piece >= kCount) continue;
     f(piece);
   }
 }

@@ -32,14 +32,12 @@ struct Dot {
   void step(__m256i q, __m256i x) {
     part = i_pin(_mm256_add_epi16(part, _mm256_maddubs_epi16(q, x)));
   }
-  void close() {
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(part, _mm256_set1_epi16(1)));
-  }
+  void close() { sum = _mm256_add_epi32(sum, _mm256_madd_epi16(part, _mm256_set1_epi16(1))); }
   __m256i sum;
   __m256i part;
 };
-// For any q. vpmaddubsw's pairs would have to be widened one by one, at the two ports that multiply:
-// 16 bits from the start take fewer of their turns.
+// For any q. vpmaddubsw's pairs would have to be widened one by one, at the two ports that
+// multiply: 16 bits from the start take fewer of their turns.
 template <>
 struct Dot<0> {
   void start(int32_t first) { sum = _mm256_set1_epi32(first); }
@@ -56,7 +54,16 @@ struct Dot<0> {
 
 #include "backends/onednn/quant_generic.inc"
 
-// Some rows at a time, their inputs widened for Dot<0>.
+// k inputs as Dot<0> takes them.
+inline void widen(const int8_t* x, int64_t k, int16_t* wide) {
+  for (int64_t i = 0; i < k; i += 32) {
+    const VI v = i_load(x + i);
+    i_store(wide + i, _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8));
+    i_store(wide + i + 16, _mm256_srai_epi16(v, 8));
+  }
+}
+
+// Some rows at a time.
 void gemm_widened(const QuantGemmArgs& g) {
   constexpr int64_t kRows = 32;
   alignas(32) int16_t wide[kRows * kQuantBlock];
@@ -64,13 +71,7 @@ void gemm_widened(const QuantGemmArgs& g) {
     QuantGemmArgs some = from_row(g, row);
     some.m = at_most(some.m, kRows);
     for (int64_t r = 0; r < some.m; ++r) {
-      const int8_t* x = g.x.q + (row + r) * g.x.ldq;
-      for (int64_t i = 0; i < g.k; i += 32) {
-        const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i));
-        auto* const to = reinterpret_cast<__m256i*>(wide + r * kQuantBlock + i);
-        _mm256_store_si256(to, _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8));
-        _mm256_store_si256(to + 1, _mm256_srai_epi16(v, 8));
-      }
+      widen(g.x.q + (row + r) * g.x.ldq, g.k, wide + r * kQuantBlock);
     }
     some.x.q = reinterpret_cast<int8_t*>(wide);
     some.x.ldq = kQuantBlock;
@@ -87,13 +88,40 @@ void dot_gemm(const QuantGemmArgs& g) {
   gemm_widened(g);
 }
 
+// ---- one row ------------------------------------------------------------------------------------
+
+constexpr int kNibbleRun = 8;
+constexpr int kFiveBitRun = 4;
+constexpr int kSixBitRun = 2;
+constexpr int kByteRun = 0;
+
+struct ByteInputs {
+  explicit ByteInputs(const QuantGemmArgs& g) { widen(g.x.q, g.k, wide); }
+  void step(Dot<0>& dot, VI q, int64_t step) const {
+    const auto* const at = reinterpret_cast<const int8_t*>(wide + step / 8 * 32 + step % 8 * 2);
+    dot.step(q, i_set(load_four(at)), i_set(load_four(at + 32)));
+  }
+  alignas(32) int16_t wide[kQuantBlock];
+};
+
+// kIQ4Values of lib/tensor/blocks.h, in two's complement.
+constexpr uint8_t kIQ4Signed[16] = {129, 152, 173, 191, 207, 221, 234, 246,
+                                    1,   13,  25,  38,  53,  69,  89,  113};
+
+// Of q - offset, whose signs move to the inputs, hence without QuantRows::start: no weight is -128,
+// so two products fit into 16 bits.
+struct ListedSum {
+  void step(VI numbers, VI x) {
+    const VI w = _mm256_sign_epi8(i_pick(kIQ4Signed, numbers), x);
+    const VI pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), w);
+    sum = i_pin(i_add(sum, i_dot_pairs(pairs, _mm256_set1_epi16(1))));
+  }
+  VI total(int32_t) const { return sum; }
+  VI sum = i_zero();
+};
+
 #include "backends/onednn/quant_one_row.inc"
 
-constexpr QuantKernels with_one_row(QuantKernels k) {
-  k.one_row[kQuantIQ4_NL] = one_row_iq4_nl;
-  k.one_row[kQuantIQ4_XS] = one_row_iq4_xs;
-  return k;
-}
 constexpr QuantKernels kKernels = with_one_row(quant_kernels());
 
 }  // namespace

@@ -795,7 +795,7 @@ void Linear::run_f8(const Job& job, int64_t panel, int64_t k, const std::byte* n
 
 namespace {
 
-// Row `row` of several. What comes next is fetched with the first.
+// Row `row` of several.
 QuantGemmArgs row_of(const QuantGemmArgs& g, int64_t row) {
   QuantGemmArgs one = g;
   one.m = 1;
@@ -805,7 +805,6 @@ QuantGemmArgs row_of(const QuantGemmArgs& g, int64_t row) {
   one.x.sum += row * g.x.ld_sub;
   if (g.before != nullptr) one.before += row * g.ld_before;
   one.c += row * g.ldc;
-  if (row > 0) one.next = nullptr;
   return one;
 }
 

@@ -169,8 +169,8 @@ struct QuantKernels {
   // `packed` is one block of a panel with k inputs.
   ExpandedBlock (*expand[kQuantTypes])(PackedBlock packed, int64_t k, ExpandRoom* room);
   QuantGemm gemm;
-  // Both at once for a single row, where that is faster, else null. args.w is not looked at. What
-  // will be read next is fetched, wherever that is taken to be: at args.next or behind `packed`.
+  // Both at once for a single row, where that is faster, else null. args.w and args.next are not
+  // looked at: what lies behind `packed` is taken to be read next.
   void (*one_row[kQuantTypes])(const std::byte* packed, const QuantGemmArgs& args,
                                ExpandRoom* room);
   // An expanded block as the floats it stands for, in the layout that Kernels::gemm_f32 takes; what

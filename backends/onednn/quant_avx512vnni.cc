@@ -43,11 +43,9 @@ constexpr int kSixBitRun = 1;
 constexpr int kByteRun = 1;
 
 struct ByteInputs {
-  explicit ByteInputs(const QuantGemmArgs& g) : q(g.x.q) {}
-  void step(Dot<1>& dot, VI weights, int64_t step) const {
-    dot.step(weights, i_set(load_four(q + 4 * step)));
-  }
-  const int8_t* q;
+  explicit ByteInputs(const QuantGemmArgs& g) : args(g) {}
+  void step(Dot<1>& dot, VI q, int64_t step) const { dot.step(q, inputs(args, step)); }
+  const QuantGemmArgs& args;
 };
 
 struct ListedSum {
